@@ -1,0 +1,76 @@
+# make demo     install, get MovieLens-100K, train three methods, compare them, recommend
+# make test     install where needed and run the whole test suite
+# make help     the other targets
+#
+# Everything is installed into .venv and downloaded into .cache; nothing else is touched.
+# The packages are installed again only when the content of pyproject.toml or constraints.txt changes.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+ROW ?= all
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+
+STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+export TASTEMAKER_CACHE ?= $(CURDIR)/.cache
+
+.PHONY: help install demo test lint format types layers docs tables reproduce check clean
+
+help:
+	@echo "make demo       train SASRec on MovieLens-100K, compare it, recommend"
+	@echo "make test       the whole test suite (WORKERS=$(WORKERS))"
+	@echo "make install    only install, into $(VENV)"
+	@echo "make reproduce  the accuracy table (one row: ROW=sasrec-ml-1m)"
+	@echo "make check      lint, types, layers and docs"
+	@echo "make format     format the code and fix what lint can fix"
+	@echo "make tables     write the generated parts of README.md and docs/ again"
+	@echo "make clean      remove $(VENV), .cache and the tools' caches"
+
+install: $(STAMP)
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "Tastemaker needs Python 3.11 or newer, and none of python3.11," \
+		"python3.12, python3.13 and python3 is; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into $(VENV) (several minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed-*
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+layers: $(STAMP)
+	@$(BIN)/lint-imports
+
+docs: $(STAMP)
+	@$(BIN)/mkdocs build --strict --quiet
+
+tables: $(STAMP)
+	@$(BIN)/python tools/tables.py
+
+check: lint types layers docs
+
+reproduce: $(STAMP)
+	@$(BIN)/python reproduction/reproduce.py $(ROW)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site

@@ -1,0 +1,266 @@
+"""Text tables: CSV with any one-character separator, and JSON lines, read in blocks."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+
+from tastemaker.data.checks import check_columns
+from tastemaker.data.sources import TextNeeded, Want
+from tastemaker.errors import DataError
+
+__all__ = ["CsvSource", "JsonSource"]
+
+# four megabytes keep a parsed block in the cache and the memory small; a row must fit into one
+_BLOCK_BYTES = 4 << 20
+_CODED = pa.dictionary(pa.int32(), pa.large_string())
+_SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar", "::": "'::'"}
+
+
+def _open(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="detect")
+
+
+def _check_utf8(path: Path) -> None:
+    """Refuse a file that is not UTF-8, with line and byte of the first bad character."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start, lines = 0, 1
+    with _open(path) as stream:
+        while block := stream.read(1 << 22):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                before = block[: max(error.start - pending, 0)]
+                lines += before.count(b"\n")
+                raise DataError(
+                    f"{path.name}, row {lines}: byte {error.object[error.start]:#04x} at offset "
+                    f"{start - pending + error.start} is not UTF-8; convert the file, e.g. "
+                    f"iconv -f LATIN1 -t UTF-8 {path.name}"
+                ) from None
+            start += len(block)
+            lines += block.count(b"\n")
+
+
+def _check_start(path: Path) -> None:
+    """Refuse an empty file and one in UTF-16."""
+    with _open(path) as stream:
+        start = stream.read(4)
+    if not start.removeprefix(codecs.BOM_UTF8).strip():
+        with _open(path) as stream:
+            if not stream.read(1 << 20).removeprefix(codecs.BOM_UTF8).strip():
+                raise DataError(f"{path}: the file is empty; it needs a header and rows")
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(
+            f"{path.name}, row 1: byte {start[0]:#04x} at offset 0 begins UTF-16, which is not "
+            f"UTF-8; convert the file, e.g. iconv -f UTF-16 -t UTF-8 {path.name}"
+        )
+
+
+class CsvSource:
+    """Separated text with a header line. Rows count as lines of the file: the header is row 1.
+
+    Ids and categories are read as text, so "007" stays "007". Only an empty cell is missing;
+    "NA" and "null" are text like any other. A UTF-8 byte order mark is skipped.
+    """
+
+    def __init__(self, path: Path, separator: str) -> None:
+        if len(separator) != 1:
+            raise DataError(
+                f"{path.name}: a separator is one character, not {separator!r}; replace it in the "
+                "file first"
+            )
+        self.path, self.label, self.separator = path, path.name, separator
+        _check_start(path)
+        self.names = self._header()
+
+    def _header(self) -> list[str]:
+        with _open(self.path) as stream:
+            lines = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", newline="")
+            try:
+                return next(row for row in csv.reader(lines, delimiter=self.separator) if row)
+            except UnicodeDecodeError:
+                _check_utf8(self.path)
+                raise
+
+    def _hint(self, wanted: list[str]) -> str:
+        """What to say of a missing column when another separator splits the header."""
+        if len(self.names) != 1:
+            return ""
+        header = self.names[0]
+        for separator, name in _SEPARATORS.items():
+            parts = [part.strip('"') for part in header.split(separator)]
+            if separator != self.separator and len(parts) > 1:
+                remedy = (
+                    f"pass separator={separator!r}"
+                    if len(separator) == 1
+                    else "replace it by one character"
+                )
+                found = " and has the column" if set(wanted) & set(parts) else ""
+                return (
+                    f": the header is one column, and looks separated by {name}{found}; {remedy}"
+                )
+        return ""
+
+    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+        """Blocks of the file; with `as_text`, numbers and times arrive as written."""
+        check_columns(self.label, wants, self.names, hint=self._hint(list(wants)))
+        numeric = {Want.NUMBER: pa.float64(), Want.TIME: pa.int64()}
+        types: dict[str, Any] = {}
+        for name, want in wants.items():
+            if want is Want.CODED:
+                types[name] = _CODED
+            elif want is not Want.ANY:
+                types[name] = pa.large_string() if as_text else numeric.get(want, pa.large_string())
+        n_rows = 0
+        try:
+            if not as_text:
+                types.update(self._time_types(wants, types))
+            for batch in self._reader(list(wants), types):
+                n_rows += batch.num_rows
+                yield batch
+        except pa.ArrowException as error:
+            self._explain(error)
+            if as_text:
+                raise DataError(f"{self.label}: {error}") from error
+            raise TextNeeded from error
+        if not n_rows:
+            raise DataError(f"{self.path}: a header but no rows; it needs at least one row")
+
+    def _time_types(self, wants: Mapping[str, Want], types: dict[str, Any]) -> dict[str, Any]:
+        """Times as int64, float64 or text, by the first block."""
+        times = [name for name, want in wants.items() if want is Want.TIME]
+        if not times:
+            return {}
+        text = {name: pa.large_string() for name in times}
+        first = next(iter(self._reader(times, text)), None)
+        if first is None:
+            return {}
+        found: dict[str, Any] = {}
+        for name in times:
+            for kind in (pa.int64(), pa.float64(), pa.large_string()):
+                try:
+                    first.column(name).cast(kind)
+                except pa.ArrowException:
+                    continue
+                found[name] = kind
+                break
+        return found
+
+    def _reader(self, columns: list[str], types: dict[str, Any], **options: Any) -> Any:
+        reading = pacsv.ReadOptions(
+            block_size=_BLOCK_BYTES, use_threads=not options, column_names=None
+        )
+        parsing = pacsv.ParseOptions(
+            delimiter=self.separator, newlines_in_values=True, **options
+        )
+        converting = pacsv.ConvertOptions(
+            column_types=types,
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        )
+        return pacsv.open_csv(
+            _open(self.path),
+            read_options=reading,
+            parse_options=parsing,
+            convert_options=converting,
+        )
+
+    def _explain(self, error: Exception) -> None:
+        """Raise a `DataError` for bad text and ragged rows; return for anything else."""
+        if "UTF8" in str(error):
+            _check_utf8(self.path)
+        if "Expected" in str(error) and "columns" in str(error):
+            ragged: list[Any] = []
+
+            def keep(row: Any) -> str:
+                ragged.append(row)
+                return "error"
+
+            try:
+                for _ in self._reader([], {}, invalid_row_handler=keep):
+                    pass
+            except pa.ArrowException:
+                row = ragged[0]
+                text = row.text if len(row.text) <= 60 else f"{row.text[:57]}..."
+                raise DataError(
+                    f"{self.place(row.number - 2)}: {row.actual_columns} values where the header "
+                    f"has {row.expected_columns}: {text!r}; quote values that hold the separator"
+                ) from None
+
+    def place(self, row: int) -> str:
+        """File and line; blank lines and line breaks inside quotes are counted."""
+        with _open(self.path) as stream:
+            lines = io.TextIOWrapper(
+                io.BufferedReader(stream), encoding="utf-8", errors="replace", newline=""
+            )
+            reader = csv.reader(lines, delimiter=self.separator)
+            before = 0
+            records = -2  # the header is record -1
+            for record in reader:
+                if record:
+                    records += 1
+                    if records == row:
+                        return f"{self.label}, row {before + 1}"
+                before = reader.line_num
+        return f"{self.label}, row {row + 2}"
+
+
+class JsonSource:
+    """One JSON object a line. Rows count as lines of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.label = path, path.name
+        _check_start(path)
+        try:
+            self.names = list(self._reader().schema.names)
+        except pa.ArrowException as error:
+            self._explain()
+            raise DataError(f"{self.label}: {error}") from error
+
+    def _reader(self) -> Any:
+        options = pajson.ReadOptions(block_size=_BLOCK_BYTES)
+        return pajson.open_json(_open(self.path), read_options=options)
+
+    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+        """Blocks of the file."""
+        check_columns(self.label, wants, self.names)
+        try:
+            for batch in self._reader():
+                yield batch.select(list(wants))
+        except pa.ArrowException as error:
+            self._explain()
+            raise DataError(
+                f"{self.label}: {error}; every line needs the same fields of the same types"
+            ) from error
+
+    def _explain(self) -> None:
+        """Raise a `DataError` for the first line that is not UTF-8 or not a JSON object."""
+        _check_utf8(self.path)
+        with _open(self.path) as stream:
+            lines = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig")
+            for number, line in enumerate(lines, 1):
+                try:
+                    whole = not line.strip() or isinstance(json.loads(line), dict)
+                except json.JSONDecodeError:
+                    whole = False
+                if not whole:
+                    raise DataError(
+                        f"{self.label}, row {number}: {line.strip()[:60]!r} is not a JSON object; "
+                        "write one object a line"
+                    )
+
+    def place(self, row: int) -> str:
+        """File and line."""
+        return f"{self.label}, row {row + 1}"

@@ -1,0 +1,124 @@
+"""Batches and negatives: what is in them, and that they are functions of their generators."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tastemaker.data import Dataset, Ragged, TrainingSet
+from tastemaker.errors import DataError
+from tastemaker.training import NegativeSampler, PairBatches, SequenceBatches
+
+PAD = 6
+
+
+def training_set(*histories):
+    """Users 0, 1, ... with these item codes as histories, and a catalog of six items."""
+    rows = [(u, i, t) for u, items in enumerate(histories) for t, i in enumerate(items)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    items = pl.DataFrame({"item": list(range(6))})
+    dataset = Dataset.from_frame(
+        frame, user="user", item="item", order="time", items=items, item_id="item", name="six"
+    )
+    return TrainingSet.whole(dataset)
+
+
+def codes(data, rows):
+    """Item codes of raw items, in nested lists (-1 stands for padding)."""
+    return [
+        [PAD if item < 0 else int(data.dataset.item_ids.encode([item])[0]) for item in row]
+        for row in rows
+    ]
+
+
+def test_sequences_have_every_next_item_as_target():
+    data = training_set([0, 1, 2, 3], [4], [5, 0])
+    batches = SequenceBatches.of(data, max_length=3, batch_size=8)
+    batch = batches.gather(np.array([1, 0]), np.random.default_rng(0))
+    assert batch["items"].tolist() == codes(
+        data,
+        [
+            [5, -1, -1],  # user 2: the last event is a target only
+            [0, 1, 2],
+        ],
+    )
+    assert batch["targets"].tolist() == codes(
+        data,
+        [
+            [0, -1, -1],
+            [1, 2, 3],
+        ],
+    )
+    assert batch["users"].tolist() == [2, 0]
+
+
+def test_long_sequences_keep_the_most_recent_inputs():
+    data = training_set([0, 1, 2, 3, 4, 5])
+    batch = SequenceBatches.of(data, max_length=2, batch_size=1).gather(
+        np.array([0]), np.random.default_rng(0)
+    )
+    assert batch["items"].tolist() == codes(data, [[3, 4]])
+    assert batch["targets"].tolist() == codes(data, [[4, 5]])
+
+
+def test_sequences_without_a_next_item_are_refused():
+    with pytest.raises(DataError, match="no user has two"):
+        SequenceBatches.of(training_set([0], [1]), max_length=3, batch_size=2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=60), st.integers(1, 9))
+def test_a_plan_visits_every_sequence_once_in_batches_of_like_length(lengths, batch_size):
+    data = training_set(*[[k % 6 for k in range(n)] for n in lengths])
+    batches = SequenceBatches.of(data, max_length=50, batch_size=batch_size)
+    plan = batches.plan(np.random.default_rng(3))
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(lengths)))
+    again = batches.plan(np.random.default_rng(3))
+    assert all(np.array_equal(a, b) for a, b in zip(plan, again, strict=True))
+
+
+def test_pairs_visit_every_interaction_with_unknown_negatives():
+    data = training_set([0, 1, 2, 3, 4], [5, 0], [1, 2, 3])
+    batches = PairBatches.of(data, batch_size=4, num_negatives=7)
+    generator = np.random.default_rng(0)
+    seen = []
+    for rows in batches.plan(generator):
+        batch = batches.gather(rows, generator)
+        seen += list(zip(batch["users"].tolist(), batch["positives"].tolist(), strict=True))
+        for user, negatives in zip(batch["users"].tolist(), batch["negatives"], strict=True):
+            assert not set(negatives.tolist()) & set(data.histories().items.row(user).tolist())
+    assert sorted(seen) == sorted(zip(data.users.tolist(), data.items.tolist(), strict=True))
+
+
+def test_a_user_who_knows_everything_still_gets_negatives():
+    sampler = NegativeSampler.build(3, known=Ragged.from_lists([[0, 1, 2], [0]]))
+    drawn = sampler.draw_for(np.array([0, 1]), 5, np.random.default_rng(0))
+    assert drawn.shape == (2, 5)
+    assert 0 not in drawn[1]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_popularity_sampling_follows_its_law(alpha):
+    counts = np.array([1, 4, 16, 64])
+    sampler = NegativeSampler.build(4, counts=counts, alpha=alpha)
+    drawn = sampler.draw((200_000,), np.random.default_rng(0))
+    law = counts**alpha / (counts**alpha).sum()
+    assert np.bincount(drawn, minlength=4) / len(drawn) == pytest.approx(law, abs=0.005)
+
+
+def test_negatives_of_unbounded_users_equal_the_plain_law():
+    sampler = NegativeSampler.build(50)
+    drawn = sampler.draw_for(np.arange(1000), 50, np.random.default_rng(0))
+    assert np.bincount(drawn.ravel(), minlength=50) / drawn.size == pytest.approx(0.02, abs=0.002)
+
+
+def test_parts_of_a_batch_keep_what_is_shared():
+    data = training_set([0, 1, 2], [3, 4])
+    batch = PairBatches.of(data, batch_size=5).gather(np.arange(5), np.random.default_rng(0))
+    parts = [batch.part(0, 2), batch.part(2, 5)]
+    assert [len(part) for part in parts] == [2, 3]
+    assert torch.equal(torch.cat([part["users"] for part in parts]), batch["users"])

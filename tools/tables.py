@@ -1,0 +1,192 @@
+"""The generated parts of the documents: `make tables` writes them, a test compares them.
+
+A part stands between `<!-- NAME: written by make tables -->` and `<!-- end of NAME -->`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+import polars as pl
+from typer.main import get_command
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "reproduction"))
+
+import reproduce  # noqa: E402
+from tastemaker.data import Dataset, split  # noqa: E402
+from tastemaker.experiment.settings import documented  # noqa: E402
+from tastemaker.models.base import GradientConfig, Recommender  # noqa: E402
+from tastemaker.models.catalog import ENTRIES, Entry  # noqa: E402
+
+__all__ = ["PARTS", "rendered"]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+
+
+def about(entry: Entry) -> tuple[str, str]:
+    """The method's own spelling of its name, and what it does: the first line of its module."""
+    first = inspect.getdoc(importlib.import_module(entry.module)).split("\n\n")[0]
+    name, _, does = " ".join(first.split()).partition(": ")
+    return name, does[:1].upper() + does[1:]
+
+
+def methods_in_short() -> str:
+    """The table of README.md."""
+    rows = [
+        [f"`{entry.name}`", about(entry)[1], ", ".join(entry.needed()) or "-", entry.paper]
+        for entry in ENTRIES.values()
+    ]
+    return table(["name", "what it does", "needs", "paper"], rows)
+
+
+def methods() -> str:
+    """The table of docs/methods.md: stages, sizes and our number beside theirs."""
+    dataset = shaped_like_ml_100k()
+    results = reproduce.results_by_model()
+    rows = []
+    for entry in ENTRIES.values():
+        model = entry.load().create({}, dataset)
+        rows.append(
+            [
+                f"[`{entry.name}`](#{entry.name})",
+                entry.paper,
+                ", ".join(entry.needed()) or "-",
+                ", ".join(stage.name for stage in model.stages(split(dataset, "leave-one-out").train)),
+                size(model),
+                "<br>".join(results.get(entry.name, ["-"])),
+                f"`tastemaker train ml-100k --model {entry.name} --out runs/{entry.name}`",
+            ]
+        )
+    header = ["name", "paper", "needs", "stages", "parameters", "ours (published)", "command"]
+    return table(header, rows)
+
+
+def shaped_like_ml_100k() -> Dataset:
+    """A log with as many users and items as MovieLens-100K, for counting parameters."""
+    n_users, n_items = 943, 1682
+    users = [number % n_users for number in range(4 * n_items)]
+    log = pl.DataFrame(
+        {"user": users, "item": [number % n_items for number in range(4 * n_items)]}
+    ).with_columns(time=pl.int_range(pl.len()) * 86_400, rating=pl.lit(5.0))
+    return Dataset.from_frame(
+        log, user="user", item="item", timestamp="time", label="rating", name="shape"
+    )
+
+
+def size(model: Recommender) -> str:
+    """Trained parameters, or that there are none."""
+    if not isinstance(model.config, GradientConfig):
+        return "closed form"
+    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+
+
+def settings() -> str:
+    """One section a method: what it does, what it changed, its settings."""
+    return "\n\n".join(section for entry in ENTRIES.values() for section in method_section(entry))
+
+
+def method_section(entry: Entry) -> Iterator[str]:
+    """Heading, module header and settings of one method."""
+    yield f"## {entry.name}"
+    yield inspect.getdoc(importlib.import_module(entry.module))
+    kind = entry.load()
+    shared = {field.name: field for field in documented(GradientConfig)}
+    rows = [
+        [f"`{field.name}`", f"`{field.default}`", field.meaning]
+        for field in documented(kind.Config)
+        if shared.get(field.name) != field
+    ]
+    if rows:
+        yield table(["setting", "default", "meaning"], rows)
+    for name, values in kind.presets.items():
+        listed = ", ".join(f"`{key}={value}`" for key, value in values.items())
+        yield f"Preset `{name}`: {listed}."
+
+
+def shared_settings() -> str:
+    """The settings every gradient-trained method has."""
+    rows = [[f"`{s.name}`", f"`{s.default}`", s.meaning] for s in documented(GradientConfig)]
+    return table(["setting", "default", "meaning"], rows)
+
+
+def commands() -> str:
+    """Every command of the command line, with its arguments and options."""
+    from tastemaker.cli import app
+
+    root = get_command(app)
+    return "\n\n".join(section for path, found in walk(root, ()) for section in command(path, found))
+
+
+def walk(found: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The commands below a group, in the order of the help."""
+    if not hasattr(found, "list_commands"):
+        yield path, found
+        return
+    context = click.Context(found)
+    for name in found.list_commands(context):
+        inner = found.get_command(context, name)
+        assert inner is not None
+        if not inner.hidden:
+            yield from walk(inner, (*path, name))
+
+
+def command(path: tuple[str, ...], found: click.Command) -> Iterator[str]:
+    """Heading, help, usage and options of one command."""
+    name = " ".join(("tastemaker", *path))
+    context = click.Context(found, info_name=name)
+    yield f"## {name}"
+    yield inspect.cleandoc(found.help or "").replace("\f", "")
+    yield f"```text\n{' '.join([name, *found.collect_usage_pieces(context)])}\n```"
+    rows = []
+    for parameter in found.params:
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        spelt = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
+        if parameter.param_type_name == "argument":
+            spelt = f"`{parameter.make_metavar(context)}`"
+        rows.append([spelt, getattr(parameter, "help", None) or ""])
+    yield table(["option", "meaning"], rows)
+
+
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"methods": methods_in_short},
+    "docs/cli.md": {"commands": commands},
+    "docs/methods.md": {"methods": methods, "shared settings": shared_settings, "settings": settings},
+    "docs/reproduction.md": {"results": reproduce.results_table},
+}
+
+
+def rendered(path: str) -> str:
+    """A document with its generated parts written again."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for name, write in PARTS[path].items():
+        first, last = f"<!-- {name}: written by make tables -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(first)
+        _, closed, after = rest.partition(last)
+        if not (found and closed):
+            raise SystemExit(f"{path}: there is no part between {first!r} and {last!r}")
+        text = f"{before}{first}\n{write()}\n{last}{after}"
+    return text
+
+
+def main() -> None:
+    """Write every document whose generated parts have changed."""
+    for path in PARTS:
+        new = rendered(path)
+        if (ROOT / path).read_text(encoding="utf-8") != new:
+            (ROOT / path).write_text(new, encoding="utf-8")
+            print(f"{path} written")
+
+
+if __name__ == "__main__":
+    main()
