@@ -2,7 +2,7 @@
 # make test     install where needed and run the whole test suite
 # make help     the other targets
 #
-# Everything is installed into .venv and downloaded into .cache; nothing else is touched.
+# Packages are installed into .venv; data sets are kept in the user's cache (TASTEMAKER_CACHE).
 # The packages are installed again only when the content of pyproject.toml or constraints.txt changes.
 
 SHELL := /bin/sh
@@ -16,9 +16,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
-export TASTEMAKER_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help install demo test lint format types layers docs tables reproduce check clean
+.PHONY: help install fetch demo test lint format types layers docs tables reproduce check clean
 
 help:
 	@echo "make demo       train SASRec on MovieLens-100K, compare it, recommend"
@@ -28,9 +27,9 @@ help:
 	@echo "make check      lint, types, layers and docs"
 	@echo "make format     format the code and fix what lint can fix"
 	@echo "make tables     write the generated parts of README.md and docs/ again"
-	@echo "make clean      remove $(VENV), .cache and the tools' caches"
+	@echo "make clean      remove $(VENV) and the tools' caches"
 
-install: $(STAMP)
+install: $(STAMP) fetch
 
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "Tastemaker needs Python 3.11 or newer, and none of python3.11," \
@@ -41,10 +40,13 @@ $(STAMP):
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)
+fetch: $(STAMP)
+	@$(BIN)/tastemaker data get ml-100k --quiet || echo "MovieLens-100K is not here: see above" >&2
+
+demo: $(STAMP) fetch
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP)
+test: $(STAMP) fetch
 	@OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP)
@@ -62,7 +64,7 @@ layers: $(STAMP)
 	@$(BIN)/lint-imports
 
 docs: $(STAMP)
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 tables: $(STAMP)
 	@$(BIN)/python tools/tables.py
@@ -70,7 +72,7 @@ tables: $(STAMP)
 check: lint types layers docs
 
 reproduce: $(STAMP)
-	@$(BIN)/python reproduction/reproduce.py $(ROW)
+	@$(BIN)/python tools/reproduce.py $(ROW)
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site

@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import click
 import polars as pl
 from typer.main import get_command
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "reproduction"))
-
-import reproduce  # noqa: E402
-from tastemaker.data import Dataset, split  # noqa: E402
-from tastemaker.experiment.settings import documented  # noqa: E402
-from tastemaker.models.base import GradientConfig, Recommender  # noqa: E402
-from tastemaker.models.catalog import ENTRIES, Entry  # noqa: E402
+import reproduce
+from tastemaker.data import Dataset, split
+from tastemaker.experiment.settings import documented
+from tastemaker.models.base import GradientConfig, Recommender
+from tastemaker.models.catalog import ENTRIES, Entry
 
 __all__ = ["PARTS", "rendered"]
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def about(entry: Entry) -> tuple[str, str]:
@@ -52,6 +51,7 @@ def methods_in_short() -> str:
 def methods() -> str:
     """The table of docs/methods.md: stages, sizes and our number beside theirs."""
     dataset = shaped_like_ml_100k()
+    train = split(dataset, "leave-one-out").train
     results = reproduce.results_by_model()
     rows = []
     for entry in ENTRIES.values():
@@ -61,7 +61,7 @@ def methods() -> str:
                 f"[`{entry.name}`](#{entry.name})",
                 entry.paper,
                 ", ".join(entry.needed()) or "-",
-                ", ".join(stage.name for stage in model.stages(split(dataset, "leave-one-out").train)),
+                ", ".join(stage.name for stage in model.stages(train)),
                 size(model),
                 "<br>".join(results.get(entry.name, ["-"])),
                 f"`tastemaker train ml-100k --model {entry.name} --out runs/{entry.name}`",
@@ -124,44 +124,49 @@ def commands() -> str:
     from tastemaker.cli import app
 
     root = get_command(app)
-    return "\n\n".join(section for path, found in walk(root, ()) for section in command(path, found))
+    return "\n\n".join(part for path, found in walk(root, ()) for part in command(path, found))
 
 
-def walk(found: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def walk(found: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The commands below a group, in the order of the help."""
-    if not hasattr(found, "list_commands"):
+    if not hasattr(found, "commands"):
         yield path, found
         return
-    context = click.Context(found)
-    for name in found.list_commands(context):
-        inner = found.get_command(context, name)
-        assert inner is not None
-        if not inner.hidden:
-            yield from walk(inner, (*path, name))
+    for name, inner in found.commands.items():
+        yield from walk(inner, (*path, name))
 
 
-def command(path: tuple[str, ...], found: click.Command) -> Iterator[str]:
+def command(path: tuple[str, ...], found: Any) -> Iterator[str]:
     """Heading, help, usage and options of one command."""
     name = " ".join(("tastemaker", *path))
-    context = click.Context(found, info_name=name)
+    context = found.make_context(name, [], resilient_parsing=True)
     yield f"## {name}"
-    yield inspect.cleandoc(found.help or "").replace("\f", "")
+    yield inspect.cleandoc(found.help)
     yield f"```text\n{' '.join([name, *found.collect_usage_pieces(context)])}\n```"
     rows = []
     for parameter in found.params:
-        if getattr(parameter, "hidden", False) or parameter.name == "help":
-            continue
-        spelt = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
-        if parameter.param_type_name == "argument":
-            spelt = f"`{parameter.make_metavar(context)}`"
-        rows.append([spelt, getattr(parameter, "help", None) or ""])
+        is_option = parameter.param_type_name == "option"
+        words = (*parameter.opts, *parameter.secondary_opts)
+        spelt = ", ".join(f"`{word}`" for word in words) if is_option else f"`{parameter.metavar}`"
+        rows.append([spelt, parameter.help or ""])
     yield table(["option", "meaning"], rows)
+
+
+def example() -> str:
+    """The code of the third-party method."""
+    path = ROOT / "examples" / "third_party_method" / "src" / "markov_chain" / "__init__.py"
+    return f"```python\n{path.read_text(encoding='utf-8')}```"
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"methods": methods_in_short},
     "docs/cli.md": {"commands": commands},
-    "docs/methods.md": {"methods": methods, "shared settings": shared_settings, "settings": settings},
+    "docs/extending.md": {"example": example},
+    "docs/methods.md": {
+        "methods": methods,
+        "shared settings": shared_settings,
+        "settings": settings,
+    },
     "docs/reproduction.md": {"results": reproduce.results_table},
 }
 

@@ -17,7 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tastemaker.data import Dataset, load, split
+    from tastemaker.data import Dataset, split
+    from tastemaker.data.catalog import load
     from tastemaker.experiment.compare import compare
     from tastemaker.experiment.fitting import fit
     from tastemaker.experiment.run import Run, open_run
@@ -44,7 +45,7 @@ _HOMES = {
     "compare": ("tastemaker.experiment.compare", "compare"),
     "dataset": ("tastemaker.data", "Dataset.from_frame"),
     "fit": ("tastemaker.experiment.fitting", "fit"),
-    "load": ("tastemaker.data", "load"),
+    "load": ("tastemaker.data.catalog", "load"),
     "open_run": ("tastemaker.experiment.run", "open_run"),
     "split": ("tastemaker.data", "split"),
 }

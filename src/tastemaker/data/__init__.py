@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from tastemaker.data.catalog import load
 from tastemaker.data.dataset import Dataset
+from tastemaker.data.filters import (
+    DateRange,
+    Deduplicate,
+    Filter,
+    FilterReport,
+    KCore,
+    MinLabel,
+    parse_filter,
+)
 from tastemaker.data.folder import read_folder
 from tastemaker.data.knowledge import KnowledgeGraph
 from tastemaker.data.queries import Histories, Queries, Ragged
@@ -14,10 +24,16 @@ from tastemaker.data.vocabulary import Vocabulary
 
 __all__ = [
     "Dataset",
+    "DateRange",
+    "Deduplicate",
     "Feature",
+    "Filter",
+    "FilterReport",
     "Histories",
+    "KCore",
     "Kind",
     "KnowledgeGraph",
+    "MinLabel",
     "Part",
     "Queries",
     "Ragged",
@@ -28,6 +44,8 @@ __all__ = [
     "Vocabulary",
     "default_split",
     "import_files",
+    "load",
+    "parse_filter",
     "parse_split",
     "read_folder",
     "read_sql",

@@ -46,7 +46,7 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class KnowledgeTable:
-    """A table of triples; an item's entity is in the items column `item_entity`, else its own id."""
+    """A table of triples; an item's entity is in the items column `item_entity`, or is its id."""
 
     source: Source
     head: str
@@ -97,8 +97,9 @@ def build(
         raise DataError(f"unmatched is 'fail' or 'drop', not {unmatched!r}")
     log, user_ids, item_ids = _read_log(source, roles, columns)
     label = source.place if source is not None else str
-    people = _match(user_ids, users, "user", log["user"], label, unmatched)
-    goods = _match(item_ids, items, "item", log["item"], label, unmatched)
+    user, item = roles.get(Role.USER), roles.get(Role.ITEM)
+    people = _match(user_ids, users, "user", log["user"], label, user, unmatched)
+    goods = _match(item_ids, items, "item", log["item"], label, item, unmatched)
     dropped: dict[str, int] = {}
     if not (people.known.all() and goods.known.all()):
         people, goods, dropped = _drop_unmatched(log, people, goods)
@@ -117,14 +118,14 @@ def build(
         Vocabulary(people.ids),
         Vocabulary(goods.ids),
         sorted_interactions(log, len(people.ids)),
-        people.table,
-        goods.table,
+        people.table if people.kinds else None,
+        goods.table if goods.kinds else None,
         None if knowledge is None else _read_knowledge(knowledge, goods),
         dropped,
     )
 
 
-def _read(source: Source, columns: Mapping[str, _Maker]) -> tuple[dict[str, Any], int]:
+def _read(source: Source, columns: Mapping[Any, _Maker]) -> tuple[dict[Any, Any], int]:
     """The finished columns by key, and the number of rows, in one pass over the source."""
     for as_text in (False, True):
         building = {key: make() for key, (_, make) in columns.items()}
@@ -210,9 +211,10 @@ def _match(
     what: str,
     codes: NDArray[np.int32],
     place: Place,
+    column: str | None,
     unmatched: Unmatched,
 ) -> _Entities:
-    """Bring a feature table into code order; `codes` and `place` are of the log, for errors."""
+    """Bring a feature table into code order; the log's codes, place and column are for errors."""
     if table is None:
         return _Entities(ids, np.ones(len(ids), np.bool_), None, {})
     table_ids, columns, kinds = _read_features(table, what)
@@ -223,13 +225,14 @@ def _match(
     rows = pc.index_in(ids, value_set=table_ids)
     known = rows.is_valid().to_numpy(zero_copy_only=False)
     if unmatched == "fail" and not known.all():
-        missing = np.flatnonzero(~known)
+        missing = ids.filter(pa.array(~known))
         first = int(np.argmax(~known[codes]))
-        examples = ", ".join(repr(raw) for raw in ids.take(pa.array(missing[:3])).to_pylist())
+        examples = ", ".join(repr(raw) for raw in missing[:3].to_pylist())
         raise DataError(
-            f"{place(first)}: {len(missing):,} {what}s of the interactions are not in the {what}s "
-            f"table {table.source.label}, e.g. {examples}; add them there, or pass "
-            "unmatched='drop' to drop and count their interactions"
+            f"{place(first)}, column {column!r}: {ids[int(codes[first])].as_py()!r} is not in the "
+            f"{what}s table {table.source.label}; in all {len(missing):,} of {len(ids):,} {what}s are "
+            f"not ({examples}); add them there, or pass unmatched='drop' to drop and count their "
+            "interactions"
         )
     extra = pc.invert(pc.is_in(table_ids, value_set=ids))
     all_ids = pa.concat_arrays([ids, table_ids.filter(extra)])
@@ -246,9 +249,9 @@ def _match(
 def _read_features(table: FeatureTable, what: str) -> tuple[pa.Array, pa.Table, dict[str, Kind]]:
     """Ids, columns and kinds of a feature table, in its own order; duplicate ids are refused."""
     source = table.source
-    key = object()  # the id column may be a feature, too
-    wanted: dict[Any, _Maker] = {
-        key: (Want.CODED, lambda: CodedColumn(table.id, f"the {what}'s id"))
+    # the id has a key of its own: the same column may be a feature, too
+    wanted: dict[str | None, _Maker] = {
+        None: (Want.CODED, lambda: CodedColumn(table.id, f"the {what}'s id"))
     }
     if table.features is None:
         for name in source.names:
@@ -258,7 +261,7 @@ def _read_features(table: FeatureTable, what: str) -> tuple[pa.Array, pa.Table, 
         for name, feature in table.features.items():
             wanted[name] = _feature_maker(name, feature)
     columns, n_rows = _read(source, wanted)
-    codes, ids = columns.pop(key)
+    codes, ids = columns.pop(None)
     if len(ids) < n_rows:
         row = int(np.argmax(codes != np.arange(n_rows)))
         raise DataError(

@@ -86,14 +86,17 @@ def list_datasets() -> list[Listing]:
     ]
     for record in PUBLIC.values():
         where = local.get(record.name) or _at_hand(record)
-        by_hand = all(file.url is None and file.wheel is None for file in record.sources[0].files)
         listings.append(
             Listing(
                 record.name,
                 record.title,
                 **asdict(record.sizes),
                 licence=record.licence,
-                where=str(where) if where else "by hand" if by_hand else "download",
+                where=str(where)
+                if where
+                else "by hand"
+                if record.sources[0].by_hand
+                else "download",
             )
         )
     return listings
@@ -129,7 +132,7 @@ def _prepared_folder(name_or_path: str | Path) -> Path | None:
     """The folder of a path, or of a name under `TASTEMAKER_DATA`; None when there is neither."""
     path = Path(name_or_path).expanduser()
     is_path = isinstance(name_or_path, Path) or len(path.parts) > 1
-    if path.is_file():
+    if path.is_file() and (is_path or str(path) not in PUBLIC):
         raise DataError(f"{path} is a file; read it with `tastemaker data import` or import_files")
     if path.is_dir() and (is_path or _is_prepared(path)):
         return path
@@ -185,16 +188,20 @@ def _stored(record: PublicDataset) -> Path:
 
 def _parse(record: PublicDataset) -> Parsed:
     """The tables of a public data set, from files at hand or from the first source that answers."""
-    for root in _roots():
-        originals = Originals([root / record.name] if (root / record.name).is_dir() else [])
-        for source in record.sources:
-            if originals.paths and originals.has(*source.needs):
+    reasons: list[str] = []
+    downloads = _downloads(record)
+    for source in record.sources:
+        folders = [root / record.name for root in _roots()]
+        folders += [downloads] if source.by_hand else []
+        for folder in folders:
+            originals = Originals([folder] if folder.is_dir() else [])
+            missing = [name for name in source.needs if not originals.has(name)]
+            if not missing:
                 _verify_published(originals, source)
                 return source.parse(originals)
-    downloads = _downloads(record)
-    sources = sorted(record.sources, key=lambda source: not _is_fetched(source, downloads))
-    reasons = []
-    for source in sources:
+            if originals.paths:
+                reasons.append(f"{folder}: there is no {', '.join(missing)}")
+    for source in sorted(record.sources, key=lambda source: not _is_fetched(source, downloads)):
         try:
             paths = [obtain(file, downloads) for file in source.files]
         except DataError as error:
@@ -217,10 +224,7 @@ def _is_fetched(source: Source, downloads: Path) -> bool:
 
 def _no_source(record: PublicDataset, reasons: list[str]) -> str:
     lines = [f"{record.name} could not be had:", *(f"  {reason}" for reason in reasons)]
-    wanted = " or ".join(
-        ", ".join(dict.fromkeys([*(file.name for file in source.files)]))
-        for source in record.sources
-    )
+    wanted = " or ".join(", ".join(file.name for file in source.files) for source in record.sources)
     advice = (
         f"or set TASTEMAKER_DATA to a folder that holds a prepared {record.name}, or "
         "TASTEMAKER_CACHE to the cache of a machine that has it"

@@ -32,8 +32,7 @@ __all__ = [
 Place = Callable[[int], str]
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
-_DATE = r"^\s*[-+]?\d{4,}-\d\d-\d\d"
-_ZONE = r"(Z|[-+]\d\d:?\d\d|[-+]\d\d)$"
+_DATE = r"^\d{4}-\d\d-\d\d"
 
 # an epoch of today has 10 digits in seconds, 13 in milliseconds, 16 in micro-, 19 in nanoseconds;
 # each limit is the year 5138 in the smaller unit and 1973 in the larger one
@@ -45,10 +44,8 @@ def check_columns(label: str, wanted: Iterable[str], known: list[str], *, hint: 
     """Refuse a wanted column that the table lacks, or has twice."""
     for name in wanted:
         if name not in known:
-            offer = nearest(name, known) if not hint else hint
-            raise DataError(
-                f"{label}: no column {name!r}{offer}; the columns are: {', '.join(known) or 'none'}"
-            )
+            offer = f"{nearest(name, known)}; the columns are: {', '.join(known) or 'none'}"
+            raise DataError(f"{label}: no column {name!r}{hint or offer}")
         if known.count(name) > 1:
             raise DataError(f"{label}: column {name!r} occurs twice; rename one of them")
 
@@ -69,14 +66,19 @@ def check_no_null(array: pa.Array, column: str, place: Place, *, what: str) -> N
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type holds strings."""
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def decoded(array: pa.Array) -> pa.Array:
-    """A dictionary array as its values; any other as it is."""
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """Dictionaries as their values and views as plain strings; any other array as it is."""
+    if pa.types.is_dictionary(array.type):
+        return decoded(array.dictionary).take(array.indices)
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
 
 
 def to_numbers(array: pa.Array, column: str, place: Place) -> NDArray[np.float64]:
@@ -89,7 +91,8 @@ def to_numbers(array: pa.Array, column: str, place: Place) -> NDArray[np.float64
     if pa.types.is_null(array.type):
         array = array.cast(pa.float64())
     check_no_null(array, column, place, what="a finite number")
-    numbers = _cast_numbers(array, column, place).to_numpy(zero_copy_only=False)
+    cast = _cast_numbers(array, column, place)
+    numbers: NDArray[np.float64] = cast.to_numpy(zero_copy_only=False)
     if not np.isfinite(numbers).all():
         row = first_true(~np.isfinite(numbers))
         raise DataError(
@@ -170,33 +173,25 @@ def _texts_as_numbers(array: pa.Array, column: str, place: Place) -> pa.Array:
     return array
 
 
+_UTC = pa.timestamp("us", "UTC")
+
+
 def _dates(array: pa.Array, column: str, place: Place) -> NDArray[np.int64]:
     """ISO 8601 text as int64 microseconds; without a zone it is read as UTC."""
-    zoned = pc.match_substring_regex(array, r":\d\d.*" + _ZONE)
-    plain = pc.replace_substring_regex(array, r"Z$", "+00:00") if pc.any(zoned).as_py() else array
-    whole = pc.if_else(
-        zoned,
-        plain,
-        pc.binary_join_element_wise(
-            pc.if_else(pc.less_equal(pc.utf8_length(plain), 10), pc.binary_join_element_wise(
-                plain, pa.scalar("T00:00:00", array.type), ""
-            ), plain),
-            pa.scalar("+00:00", array.type),
-            "",
-        ),
-    )
+    for kind in (_UTC, pa.timestamp("us")):  # all with a zone, or all without
+        try:
+            return _micros(array.cast(kind))
+        except pa.ArrowException:
+            continue
+    whole = _uniform_dates(array)
     try:
-        micros = whole.cast(pa.timestamp("us", "UTC"))
+        return _micros(whole.cast(_UTC))
     except pa.ArrowException:
-        pass
-    else:
-        return micros.view(pa.int64()).to_numpy()
-    # bisection: an error somewhere in the block, at one of few places at most
-    low, high = 0, len(whole)
+        low, high = 0, len(whole)  # the first bad date is in here
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            whole.slice(low, middle - low).cast(pa.timestamp("us", "UTC"))
+            whole.slice(low, middle - low).cast(_UTC)
             low = middle
         except pa.ArrowException:
             high = middle
@@ -206,13 +201,31 @@ def _dates(array: pa.Array, column: str, place: Place) -> NDArray[np.int64]:
     )
 
 
+def _micros(times: pa.Array) -> NDArray[np.int64]:
+    micros: NDArray[np.int64] = times.view(pa.int64()).to_numpy()
+    return micros
+
+
+def _uniform_dates(dates: pa.Array) -> pa.Array:
+    """ISO 8601 text with time and zone everywhere, and no more digits than microseconds."""
+    join, kind = pc.binary_join_element_wise, dates.type
+    nothing, midnight, utc = (pa.scalar(text, kind) for text in ("", "T00:00", "Z"))
+    dates = pc.replace_substring_regex(dates, r"(\.\d{6})\d+", r"\1")
+    short = pc.match_substring_regex(dates, r"^\d{4}-\d\d-\d\d$")
+    dates = pc.if_else(short, join(dates, midnight, nothing), dates)
+    zoned = pc.match_substring_regex(dates, r":\d\d.*(Z|[-+]\d\d:?\d\d|[-+]\d\d)$")
+    return pc.if_else(zoned, dates, join(dates, utc, nothing))
+
+
 def unit_of(times: NDArray[Any]) -> NDArray[np.int64]:
     """The likely unit of epoch numbers by their size: an index into seconds, milli-, micro-, nano-.
 
     Args:
         times: [n] int64 or float64.
     """
-    return np.searchsorted(_LIMITS, np.abs(times.astype(np.float64)), side="right")
+    sizes = np.abs(times.astype(np.float64))
+    units: NDArray[np.int64] = np.searchsorted(_LIMITS, sizes, side="right").astype(np.int64)
+    return units
 
 
 def unit_name(unit: int) -> str:

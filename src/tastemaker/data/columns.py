@@ -51,33 +51,108 @@ class Column(Protocol):
         """The whole column; called once."""
 
 
+class Growing:
+    """One array that takes blocks at its end.
+
+    It grows by half, which moves no data: the allocator remaps the pages of a large array, and
+    pages not yet written take no memory.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._array: NDArray[Any] = np.empty(1 << 16, kind)
+        self.size = 0
+
+    def append(self, block: NDArray[Any]) -> None:
+        """Copy a block to the end; a float block makes an integer array float64."""
+        end = self.size + len(block)
+        if self._array.dtype.kind == "i" and block.dtype.kind == "f":
+            self._array = self._array.astype(np.float64)
+        if end > len(self._array):
+            self._array.resize(max(end, len(self._array) * 3 // 2), refcheck=False)
+        self._array[self.size : end] = block
+        self.size = end
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        """A view of some values, for changing them in place; not to be kept."""
+        return self._array[start:stop]
+
+    def finish(self) -> NDArray[Any]:
+        """The array without its spare end."""
+        self._array.resize(self.size, refcheck=False)
+        return self._array
+
+
+_PENDING = 1 << 20  # values of blocks' dictionaries that may wait to be joined
+
+
 class CodedColumn:
-    """Ids or other repeated values that no row may lack; `finish` gives codes and values.
+    """Repeated values as codes of one dictionary; `finish` gives codes and values.
+
+    Blocks bring dictionaries of their own. These wait and are joined with the whole one by one
+    when there are as many values waiting as in the whole: memory stays near the distinct values,
+    time near one hashing of every block's values.
 
     Args:
         name: the column in the source, for errors.
-        what: what every row needs, for errors, e.g. "a user id".
+        what: what every row needs, e.g. "a user id"; None lets cells be empty.
         text: whether numbers become text.
     """
 
-    def __init__(self, name: str, what: str, *, text: bool = False) -> None:
+    def __init__(self, name: str, what: str | None, *, text: bool = False) -> None:
         self.name, self.what, self.text = name, what, text
-        self._blocks: list[pa.DictionaryArray] = []
+        self._codes = Growing(np.int32)
+        self._values: pa.Array | None = None
+        self._waiting: list[tuple[int, pa.Array]] = []  # first row, and the block's values
 
     def add(self, block: pa.Array, place: Place) -> None:
         """Keep one block, coded by itself."""
         coded = _coded(block, self.name, place, text=self.text)
-        if len(coded) and coded.null_count == len(coded):
-            raise DataError(
-                f"{place(0)}, column {self.name!r}: empty, and so is every row after it; every row "
-                f"needs {self.what}, so name the right column"
-            )
-        check_no_null(coded, self.name, place, what=self.what)
-        self._blocks.append(coded)
+        indices = coded.indices
+        if indices.null_count and self.what is not None:
+            if indices.null_count == len(coded):
+                raise DataError(
+                    f"{place(0)}, column {self.name!r}: empty, like all {len(coded):,} rows from "
+                    f"here; every row needs {self.what}, so name the right column"
+                )
+            check_no_null(indices, self.name, place, what=self.what)
+        if indices.null_count:
+            indices = indices.fill_null(-1)
+        self._waiting.append((self._codes.size, coded.dictionary))
+        self._codes.append(indices.to_numpy())
+        known = 0 if self._values is None else len(self._values)
+        if sum(len(values) for _, values in self._waiting) > max(_PENDING, known):
+            self._join()
+
+    def _join(self) -> None:
+        """Bring the waiting blocks to codes of the whole dictionary."""
+        starts = [start for start, _ in self._waiting]
+        parts = [values for _, values in self._waiting]
+        if self._values is not None:
+            starts, parts = [0, *starts], [self._values, *parts]
+        if len({values.type for values in parts}) > 1:  # integers in one block, text in another
+            parts = [values.cast(pa.large_string()) for values in parts]
+        # Arrow joins dictionaries in turn, which keeps the order of first appearance; the
+        # indices of an array that holds each value once say where the value went
+        arrays = [
+            pa.DictionaryArray.from_arrays(np.arange(len(values), dtype=np.int32), values)
+            for values in parts
+        ]
+        joined = pa.chunked_array(arrays).unify_dictionaries()
+        stops = [*starts[1:], self._codes.size]
+        for chunk, start, stop in zip(joined.chunks, starts, stops, strict=True):
+            moved = chunk.indices.to_numpy()
+            if not np.array_equal(moved, np.arange(len(moved))):
+                codes = self._codes.part(start, stop)
+                codes[:] = np.where(codes < 0, -1, moved[codes])
+        self._values = joined.chunk(0).dictionary
+        self._waiting.clear()
 
     def finish(self) -> tuple[NDArray[np.int32], pa.Array]:
-        """[R] int32 codes, and the distinct values in order of first appearance."""
-        return _join_coded(self._blocks)
+        """[R] int32 codes (-1 where empty), and the values in order of first appearance."""
+        if self._waiting:
+            self._join()
+        values = pa.array([], pa.large_string()) if self._values is None else self._values
+        return self._codes.finish(), values
 
 
 def _ids(block: pa.Array, column: str, place: Place) -> pa.Array:
@@ -88,36 +163,12 @@ def _ids(block: pa.Array, column: str, place: Place) -> pa.Array:
         raise DataError(f"{place(0)}, column {column!r}: {error}") from error
 
 
-def _coded(
-    block: pa.Array, column: str, place: Place, *, text: bool = False
-) -> pa.DictionaryArray:
+def _coded(block: pa.Array, column: str, place: Place, *, text: bool = False) -> pa.DictionaryArray:
     """A dictionary of int64 or large_string values in order of first appearance."""
     if pa.types.is_dictionary(block.type):
         return block
     ids = _ids(block, column, place)
     return (ids.cast(pa.large_string()) if text else ids).dictionary_encode()
-
-
-def _join_coded(blocks: list[pa.DictionaryArray]) -> tuple[NDArray[np.int32], pa.Array]:
-    """[R] int32 codes into one dictionary of all blocks (-1 for null), and its values.
-
-    Arrow joins the blocks' dictionaries one after the other, which keeps the order of first
-    appearance. `blocks` is emptied, so that the old codes go as soon as the new ones are there.
-    """
-    if not blocks:
-        return np.empty(0, np.int32), pa.array([], pa.large_string())
-    if len({block.dictionary.type for block in blocks}) > 1:
-        text = pa.large_string()
-        blocks[:] = [block.dictionary_decode().cast(text).dictionary_encode() for block in blocks]
-    whole = pa.chunked_array(blocks).unify_dictionaries()
-    blocks.clear()
-    codes = np.empty(len(whole), np.int32)
-    start = 0
-    for chunk in whole.chunks:
-        indices = chunk.indices.fill_null(-1) if chunk.null_count else chunk.indices
-        codes[start : start + len(chunk)] = indices.to_numpy()
-        start += len(chunk)
-    return codes, whole.chunk(0).dictionary
 
 
 class KeptColumn:
@@ -141,7 +192,7 @@ class LabelColumn:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._blocks: list[NDArray[np.float32]] = []
+        self._values = Growing(np.float32)
 
     def add(self, block: pa.Array, place: Place) -> None:
         """Check and keep one block."""
@@ -154,11 +205,11 @@ class LabelColumn:
                 f"{place(row)}, column {self.name!r}: {block[row].as_py()!r} is too large for a "
                 "32-bit number; expected less than 3.4e38"
             )
-        self._blocks.append(small)
+        self._values.append(small)
 
     def finish(self) -> NDArray[np.float32]:
         """The whole column."""
-        return _joined(self._blocks, np.float32)
+        return self._values.finish()
 
 
 class OrderColumn:
@@ -166,12 +217,12 @@ class OrderColumn:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._blocks: list[NDArray[np.int64]] = []
+        self._values = Growing(np.int64)
 
     def add(self, block: pa.Array, place: Place) -> None:
         """Check and keep one block."""
         if pa.types.is_integer(block.type) and not block.null_count:
-            self._blocks.append(block.cast(pa.int64()).to_numpy())
+            self._values.append(block.cast(pa.int64()).to_numpy())
             return
         numbers = to_numbers(block, self.name, place)
         whole = numbers.astype(np.int64)
@@ -181,11 +232,11 @@ class OrderColumn:
                 f"{place(row)}, column {self.name!r}: {block[row].as_py()!r} is not a whole "
                 "number; an order column counts 0, 1, 2, ...; pass times as the timestamp"
             )
-        self._blocks.append(whole)
+        self._values.append(whole)
 
     def finish(self) -> NDArray[np.int64]:
         """The whole column."""
-        return _joined(self._blocks, np.int64)
+        return self._values.finish()
 
 
 class TimeColumn:
@@ -197,7 +248,7 @@ class TimeColumn:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._blocks: list[NDArray[Any]] = []
+        self._values = Growing(np.int64)
         self._form: tuple[bool, int] | None = None  # dates or not, and the unit of numbers
         self._first = ""
 
@@ -223,35 +274,21 @@ class TimeColumn:
                 f"{unit_name(int(every[row]))}, but {self._first} like {unit_name(self._form[1])}; "
                 "convert all rows to one unit of time"
             )
-        self._blocks.append(times)
+        self._values.append(times)
 
     def finish(self) -> NDArray[Any]:
         """The whole column, in seconds."""
-        whole = len({block.dtype for block in self._blocks}) == 1
-        times = _joined(self._blocks, self._blocks[0].dtype if whole else np.float64)
-        if self._form is None:
-            return times.astype(np.int64)
-        unit = 1000 ** self._form[1]
+        times = self._values.finish()
+        unit = 1000 ** (self._form[1] if self._form else 0)
         if times.dtype == np.int64:
             if unit == 1:
                 return times
             if not np.any(times % unit):
                 times //= unit
                 return times
-        seconds = times / unit
+        seconds: NDArray[np.float64] = times / unit
         rounded = seconds.astype(np.int64)
         return rounded if np.array_equal(rounded, seconds) else seconds
-
-
-def _joined(blocks: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
-    """All blocks in one array of dtype `kind`; `blocks` is emptied while it is copied."""
-    whole = np.empty(sum(map(len, blocks)), kind)
-    start = len(whole)
-    while blocks:
-        block = blocks.pop()
-        whole[start - len(block) : start] = block
-        start -= len(block)
-    return whole
 
 
 class FeatureColumn:
@@ -260,12 +297,14 @@ class FeatureColumn:
     def __init__(self, name: str, feature: Feature) -> None:
         self.name, self.feature = name, feature
         self._blocks: list[pa.Array] = []
+        self._coded = CodedColumn(name, None)
 
     def add(self, block: pa.Array, place: Place) -> None:
         """Convert and keep one block."""
         match self.feature.kind:
             case Kind.CATEGORICAL:
-                array = _coded(block, self.name, place)
+                self._coded.add(block, place)
+                return
             case Kind.CATEGORIES:
                 array = self._categories(decoded(block), place)
             case Kind.NUMERIC:
@@ -284,7 +323,7 @@ class FeatureColumn:
     def finish(self) -> pa.Array:
         """The whole column."""
         if self.feature.kind is Kind.CATEGORICAL:
-            codes, values = _join_coded(self._blocks)
+            codes, values = self._coded.finish()
             return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
         if len({block.type for block in self._blocks}) > 1:  # entity ids of both sorts
             self._blocks = [block.cast(pa.large_string()) for block in self._blocks]
@@ -297,18 +336,24 @@ class FeatureColumn:
         try:
             return block.cast(kind)
         except pa.ArrowException as error:
-            why = f"holds {block.type}, not {self.feature.kind.value}; give it another kind ({error})"
+            why = (
+                f"holds {block.type}, not {self.feature.kind.value}; give it another kind ({error})"
+            )
             raise self._refused(place, 0, why) from error
 
     def _split(self, block: pa.Array, place: Place) -> pa.Array:
         if self.feature.separator is None:
             kind = self.feature.kind.value
             why = (
-                f"{kind} written as text; say what separates the values, in dataset.toml "
-                f'{{ kind = "{kind}", separator = "|" }}, in Python Feature(Kind.{kind.upper()}, "|")'
+                f"{kind} written as text; say what separates the values, e.g. in dataset.toml "
+                f'{{ kind = "{kind}", separator = "|" }}, in Python Feature("{kind}", "|")'
             )
             raise self._refused(place, 0, why)
-        return pc.split_pattern(block.cast(pa.large_string()), self.feature.separator)
+        cells = pc.utf8_trim_whitespace(block.cast(pa.large_string()))
+        cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, cells.type), cells)
+        lists = pc.split_pattern(cells, self.feature.separator)
+        parts = pc.utf8_trim_whitespace(lists.values)
+        return pa.ListArray.from_arrays(lists.offsets, parts, mask=lists.is_null())
 
     def _categories(self, block: pa.Array, place: Place) -> pa.Array:
         kind = pa.list_(pa.large_string())
@@ -331,7 +376,7 @@ class FeatureColumn:
 
     def _embedding(self, block: pa.Array, place: Place) -> pa.Array:
         if is_text(block.type):
-            block = self._split(pc.utf8_trim_whitespace(block), place)
+            block = self._split(block, place)
         if not _is_list(block.type):
             why = f"holds {block.type}; an embedding is a list of numbers"
             raise self._refused(place, 0, why)

@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tastemaker.data.knowledge import KnowledgeGraph
-from tastemaker.data.ordering import event_order, user_offsets
-from tastemaker.data.schema import Kind, Role, Schema
+from tastemaker.data.ordering import event_order, gather, user_offsets
+from tastemaker.data.schema import Role, Schema
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import DataError, nearest
 
@@ -195,7 +195,7 @@ class Dataset:
                     f"{nearest(name, self.interactions.column_names)}"
                 )
         for name, codes, known in (("users", users, self.n_users), ("items", items, self.n_items)):
-            if len(codes) and not (0 <= np.min(codes) and np.max(codes) < known):
+            if len(codes) and (np.min(codes) < 0 or np.max(codes) >= known):
                 raise DataError(f"{self.name}: {name} must be codes from 0 to {known - 1}")
         types = {column.name: column.type for column in self.interactions.schema}
         whole: dict[str, Any] = {
@@ -240,7 +240,9 @@ class Dataset:
             },
             "time": self._time_range(),
             "columns": {
-                "interactions": {column.name: str(column.type) for column in self.interactions.schema},
+                "interactions": {
+                    column.name: str(column.type) for column in self.interactions.schema
+                },
                 "users": {name: kind.value for name, kind in self.schema.users.items()},
                 "items": {name: kind.value for name, kind in self.schema.items.items()},
             },
@@ -319,7 +321,7 @@ def _gather(values: Any, rows: NDArray[Any]) -> pa.Array:
         if not plain or values.null_count:
             return values.take(pa.array(rows))
         values = values.to_numpy()
-    return pa.array(values[rows])
+    return pa.array(gather(values, rows))
 
 
 def _renumber(kept: NDArray[np.int64], n_codes: int) -> NDArray[np.int32]:
@@ -346,9 +348,12 @@ def sorted_interactions(columns: dict[str, Any], n_users: int) -> pa.Table:
     arrays = []
     for name in names:
         values = columns.pop(name)
-        if rows is not None:
-            arrays.append(_gather(values, rows))
-        else:
+        if rows is None:
             arrays.append(values if isinstance(values, pa.Array) else pa.array(values))
+        elif name == "user":  # sorted: each user as often as there are events
+            counts = np.bincount(values, minlength=n_users)
+            arrays.append(pa.array(np.repeat(np.arange(n_users, dtype=np.int32), counts)))
+        else:
+            arrays.append(_gather(values, rows))
         del values
     return pa.table(arrays, names=names)

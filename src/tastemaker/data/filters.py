@@ -88,7 +88,7 @@ class KCore:
 
     def __post_init__(self) -> None:
         for key, value in (("users", self.users), ("items", self.items)):
-            if isinstance(value, str) or value < 0 or value != int(value):
+            if isinstance(value, str) or not (value >= 0 and float(value).is_integer()):
                 raise ConfigError(f"filter 'k-core': {key} is a whole number from 0, not {value!r}")
 
     def __str__(self) -> str:

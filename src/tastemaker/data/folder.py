@@ -27,7 +27,7 @@
 
 Without `[interactions]` the data set is a catalog of items with an empty log. Without `user`,
 every row is a user of its own: logged decisions about anonymous visitors. Interactions whose item
-or user is missing in its table are dropped and counted; `unmatched = "fail"` at the top refuses them.
+or user is missing in its table are dropped and counted, or with `unmatched = "fail"` refused.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _read(folder: Path, file: Path) -> Dataset:
             kinds.setdefault(entity, Feature(Kind.ENTITY))
             item_table = FeatureTable(item_table.source, item_table.id, kinds)
         source = _source(file, folder, "knowledge", graph)
-        knowledge = KnowledgeTable(source, *(graph[key] for key in triple), entity)
+        head, relation, tail = (graph[key] for key in triple)
+        knowledge = KnowledgeTable(source, head, relation, tail, entity)
     return build(
         None if log is None else _source(file, folder, "interactions", log),
         {role: log[role.value] for role in Role if role.value in log} if log else {},

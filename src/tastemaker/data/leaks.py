@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.data.queries import Ragged
+from tastemaker.data.rows import blocks
 from tastemaker.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from tastemaker.data.splits import Part, Split
 
 __all__ = ["check_leaks"]
-
-_BLOCK = 1 << 18  # rows gathered at once: 2 MB
 
 
 def check_leaks(split: Split) -> None:
@@ -156,13 +155,8 @@ def _check_global(split: Split, parts: list[tuple[str, Part]]) -> None:
 
 def _latest(times: NDArray[Any], rows: NDArray[np.int64]) -> int:
     """The row with the greatest time."""
-    latest = [block[np.argmax(times[block])] for block in _blocks(rows)]
+    latest = [block[np.argmax(times[block])] for block in blocks(rows)]
     return int(latest[np.argmax(times[latest])])
-
-
-def _blocks(values: NDArray[Any]) -> list[NDArray[Any]]:
-    """Views of `_BLOCK` values each, so that gathers stay in the cache and take no memory."""
-    return [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]
 
 
 def _first_difference(
@@ -170,7 +164,7 @@ def _first_difference(
 ) -> int | None:
     """The first place where `column[rows]` is not `values`, or None when they are equal."""
     start = 0
-    for block, expected in zip(_blocks(rows), _blocks(values), strict=True):
+    for block, expected in zip(blocks(rows), blocks(values), strict=True):
         wrong = column[block] != expected
         if np.any(wrong):
             return start + int(np.argmax(wrong))

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["event_order", "user_offsets"]
+__all__ = ["event_order", "gather", "user_offsets"]
+
+_BLOCK = 1 << 20  # rows; temporaries of a block stay in the cache
+
+
+def gather(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+    """values[rows] without a copy of `rows` as int64, which NumPy would make of the whole."""
+    gathered = np.empty(len(rows), values.dtype)
+    for start in range(0, len(rows), _BLOCK):
+        gathered[start : start + _BLOCK] = values[rows[start : start + _BLOCK]]
+    return gathered
 
 
 def user_offsets(users: NDArray[Any], n_users: int) -> NDArray[np.int64]:
@@ -22,8 +32,8 @@ def event_order(
 ) -> NDArray[Any] | None:
     """The permutation that sorts events by (user, key, row), or None when they are sorted.
 
-    A sort of the keys alone, then one counting sort by user: O(R) beside the former, and about
-    six times the bytes of `users` in temporary memory.
+    A sort of the keys alone, then one counting sort by user: O(R) beside the former, and and
+    about six times the bytes of `users` in temporary memory.
 
     Args:
         users: [R] int32 user codes.
@@ -35,19 +45,22 @@ def event_order(
     """
     by_key = None if keys is None else _stable_order(keys)
     if by_key is not None:
-        users = users[by_key]
+        users = gather(users, by_key)
     if _never_falls(users):
         return by_key
-    by_user = _counting_order(users, n_users)
-    return by_user if by_key is None else by_key[by_user]
+    return _counting_order(users, n_users, by_key)
 
 
 def _never_falls(values: NDArray[Any]) -> bool:
-    return bool(np.all(values[1:] >= values[:-1]))
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK + 1]
+        if not np.all(block[1:] >= block[:-1]):
+            return False
+    return True
 
 
 def _row_type(n_rows: int) -> type[np.int32] | type[np.int64]:
-    return np.int32 if n_rows < 2**31 else np.int64
+    return np.int32 if n_rows < 2**31 - 1 else np.int64
 
 
 def _stable_order(keys: NDArray[Any]) -> NDArray[Any] | None:
@@ -63,21 +76,27 @@ def _stable_order(keys: NDArray[Any]) -> NDArray[Any] | None:
             # an argsort, and the row number makes it stable
             packed = (keys - lowest).view(np.uint64)
             packed <<= np.uint64(row_bits)
-            packed |= np.arange(n_rows, dtype=_row_type(n_rows)).view(
-                np.uint32 if n_rows < 2**31 else np.uint64
-            )
+            for start in range(0, n_rows, _BLOCK):
+                block = packed[start : start + _BLOCK]
+                block |= np.arange(start, start + len(block), dtype=np.uint64)
             packed.sort()
             packed &= np.uint64((1 << row_bits) - 1)
             return packed.astype(_row_type(n_rows))
     return np.argsort(keys, kind="stable").astype(_row_type(n_rows), copy=False)
 
 
-def _counting_order(users: NDArray[np.int32], n_users: int) -> NDArray[Any]:
-    """The stable permutation by user: SciPy turns a one-entry-a-row CSR matrix into CSC."""
+def _counting_order(
+    users: NDArray[np.int32], n_users: int, rows: NDArray[Any] | None
+) -> NDArray[Any]:
+    """`rows` (or 0, 1, ...) stably sorted by user.
+
+    Rows of events are the entries of a CSR matrix [events, users] with one entry a row; SciPy
+    turns it into CSC by a counting sort, and the entries of a column are a user's events in order.
+    """
     from scipy.sparse import csr_array
 
-    n_rows = len(users)
-    starts = np.arange(n_rows + 1, dtype=_row_type(n_rows + 1))
-    ones = np.ones(n_rows, np.int8)
-    rows: NDArray[Any] = csr_array((ones, users, starts), shape=(n_rows, n_users)).tocsc().indices
-    return rows
+    starts = np.arange(len(users) + 1, dtype=_row_type(len(users)))
+    entries = starts[:-1] if rows is None else rows
+    matrix = csr_array((entries, users, starts), shape=(len(users), n_users))
+    ordered: NDArray[Any] = matrix.tocsc().data
+    return ordered

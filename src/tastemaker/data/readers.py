@@ -11,7 +11,7 @@ import pyarrow as pa
 from tastemaker.data.building import FeatureTable, Unmatched, build
 from tastemaker.data.dataset import Dataset
 from tastemaker.data.schema import Feature, Kind, Role, features
-from tastemaker.data.sources import FrameSource, is_frame, open_source
+from tastemaker.data.sources import FrameSource, Source, is_frame, open_source
 from tastemaker.errors import DataError, nearest
 
 __all__ = ["Options", "import_files", "read_frame", "read_sql"]
@@ -120,9 +120,10 @@ def _from_options(source: Source, name: str, options: Options) -> Dataset:
     for key in options:
         if key not in known:
             raise TypeError(f"unknown argument {key!r}{nearest(key, known)}")
-    for key in Options.__required_keys__ - set(options):
-        raise TypeError(f"missing argument {key!r}: the name of the column with the {key} id")
-    roles = {role: str(options[role.value]) for role in Role if options.get(role.value)}  # type: ignore[literal-required]
+    for key in ("user", "item"):
+        if key not in options:
+            raise TypeError(f"missing argument {key!r}: the column with the ids of the {key}s")
+    roles = {role: str(options[role.value]) for role in Role if options.get(role.value)}
     separator = options.get("separator")
     return build(
         source,

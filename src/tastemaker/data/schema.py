@@ -58,6 +58,9 @@ class Feature:
     kind: Kind
     separator: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", _member(Kind, self.kind, "feature"))
+
 
 _Member = TypeVar("_Member", Role, Kind)
 

@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 
 __all__ = ["draw", "exact_share", "floor_share", "shuffled_within", "smallest"]
 
+_UNIT = 10**9
+
 
 def exact_share(share: float | None) -> Fraction:
-    """The decimal fraction a share was written as."""
-    return Fraction(repr(float(share or 0))).limit_denominator(10**9)
+    """The decimal fraction a share was written as, to nine places; None is 0."""
+    return Fraction(round((share or 0) * _UNIT), _UNIT)
 
 
 def floor_share(count: NDArray[np.int64] | int, share: Fraction) -> NDArray[np.int64]:
-    """`floor(share * count)` without rounding errors, int64 of the shape of `count`."""
+    """`floor(share * count)` without rounding errors, int64 of the shape of `count`.
+
+    Exact for counts up to 2**33, as shares are whole numbers of billionths.
+    """
     return np.asarray(count, np.int64) * share.numerator // share.denominator
 
 

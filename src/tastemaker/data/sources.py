@@ -70,7 +70,12 @@ class FrameSource:
         self.names: list[str] = table.column_names
         self._table = table
 
-    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+    def batches(
+        self,
+        wants: Mapping[str, Want],
+        *,
+        as_text: bool = False,  # noqa: ARG002 - types are known
+    ) -> Iterator[Any]:
         """Blocks of the frame."""
         check_columns(self.label, wants, self.names)
         yield from _plain(self._table.select(list(wants)).to_batches(_BLOCK_ROWS))
@@ -83,11 +88,8 @@ class FrameSource:
 def _plain(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Dictionary columns as plain values: their dictionaries may be unsorted or half unused."""
     for batch in batches:
-        if any(pa.types.is_dictionary(kind) for kind in batch.schema.types):
-            columns = [decoded(column) for column in batch.columns]
-            yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-        else:
-            yield batch
+        columns = [decoded(column) for column in batch.columns]
+        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 class _FileSource:
@@ -102,7 +104,12 @@ class _FileSource:
         except (OSError, pa.ArrowException) as error:
             raise self._broken(error) from error
 
-    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+    def batches(
+        self,
+        wants: Mapping[str, Want],
+        *,
+        as_text: bool = False,  # noqa: ARG002 - types are known
+    ) -> Iterator[Any]:
         """Blocks of the file."""
         check_columns(self.label, wants, self.names)
         try:

@@ -76,11 +76,14 @@ def epoch_seconds(value: float | str, setting: str) -> float:
     Args:
         value: `"2024-05-01"`, `"2024-05-01T12:00:00+02:00"`, `1714521600`.
         setting: its name, for the message.
+
+    Raises:
+        ConfigError: it is neither.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) and np.isfinite(value):
         return float(value)
     try:
-        time = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(str(value))
     except ValueError:
         raise ConfigError(
             f"{setting}={value!r} is not a time; expected ISO 8601 such as 2024-05-01 or "

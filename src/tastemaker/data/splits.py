@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tastemaker.data.leaks import check_leaks
 from tastemaker.data.queries import Histories, Queries, Ragged
+from tastemaker.data.rows import blocks, codes_at
 from tastemaker.data.specs import parse_spec
 from tastemaker.data.split_rules import (
     DROPPED,
@@ -225,10 +226,10 @@ def split(dataset: Dataset, spec: str | Splitter, seed: int = 0) -> Split:
     known = is_train | (parts == FOLD_IN)
     valid = test = None
     if is_valid.any():
-        valid = _addressed(_part(dataset, is_valid, known, earlier_only), train)
+        valid = _addressed(_part(train, is_valid, known, earlier_only), train)
         known |= is_valid
     if is_test.any():
-        test = _addressed(_part(dataset, is_test, known, earlier_only), train)
+        test = _addressed(_part(train, is_test, known, earlier_only), train)
     dropped = int(np.count_nonzero(parts == DROPPED))
     report = _report(train, valid, test, dropped, assignment.notes)
     result = Split(str(rule), train, valid, test, report, assignment.order_claim)
@@ -269,32 +270,44 @@ def _check_parts(dataset: Dataset, rule: Splitter, assignment: Assignment) -> No
 
 
 def _part(
-    dataset: Dataset, is_target: NDArray[np.bool_], known: NDArray[np.bool_], earlier_only: bool
+    train: TrainingSet, is_target: NDArray[np.bool_], known: NDArray[np.bool_], earlier_only: bool
 ) -> Part:
     """One query for each user with a target; gathers only. `is_target`, `known`: [rows] bool."""
+    dataset = train.dataset
     offsets, items = dataset.user_offsets, dataset.column("item")
     rows, lengths = _chosen(is_target, offsets)
     users = np.flatnonzero(lengths)
-    first = rows[_starts(lengths)[users]]
+    first = rows[(np.cumsum(lengths) - lengths)[users]]
     # A user's rows are a run that may be told, up to the first target or the end, and a rest.
     told = np.zeros(len(lengths), np.int64)
     told[users] = (first if earlier_only else offsets[users + 1]) - offsets[users]
     runs = np.stack([told, np.diff(offsets) - told], axis=1).ravel()
-    history_rows, told = _chosen(known & np.repeat(np.arange(len(runs)) % 2 == 0, runs), offsets)
+    may_be_told = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
+    history_rows, told = _chosen(np.logical_and(known, may_be_told, out=may_be_told), offsets)
+    if np.array_equal(history_rows, train.rows):
+        history_rows = train.rows  # see _told
     present = set(dataset.interactions.column_names)
     histories = Histories(
-        Ragged.from_lengths(items[history_rows].astype(np.int64), told[users]),
-        {name: dataset.column(name)[history_rows] for name in _HISTORY_COLUMNS if name in present},
+        Ragged.from_lengths(_told(train, "item", history_rows), told[users]),
+        {name: _told(train, name, history_rows) for name in _HISTORY_COLUMNS if name in present},
     )
     columns = {"timestamp": dataset.column("timestamp")[first]} if "timestamp" in present else {}
     return Part(
         queries=Queries(users, histories, columns),
-        targets=Ragged.from_lengths(items[rows].astype(np.int64), lengths[users]),
+        targets=Ragged.from_lengths(codes_at(items, rows), lengths[users]),
         users=users,
         rows=rows,
         labels=dataset.column("label")[rows] if "label" in present else None,
         history_rows=history_rows,
     )
+
+
+def _told(train: TrainingSet, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """A column at history rows; what is all of training is gathered once for both."""
+    if rows is train.rows:
+        return train.items if name == "item" else train.column(name)
+    column = train.dataset.column(name)
+    return codes_at(column, rows) if name == "item" else column[rows]
 
 
 def _chosen(
@@ -303,11 +316,6 @@ def _chosen(
     """The rows where a mask is true, rising, and how many of them each user has [n_users]."""
     rows = np.flatnonzero(mask)
     return rows, np.diff(np.searchsorted(rows, offsets))
-
-
-def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where runs of these lengths begin."""
-    return np.cumsum(lengths) - lengths
 
 
 def _addressed(part: Part, train: TrainingSet) -> Part:
@@ -326,7 +334,8 @@ def _report(
 ) -> SplitReport:
     items = train.dataset.column("item")
     trained = np.zeros(train.n_items, np.bool_)
-    trained[items[train.rows]] = True
+    for block in blocks(train.rows):
+        trained[items[block]] = True
     users = int(np.count_nonzero(np.diff(train.offsets)))
 
     def of(part: Part) -> PartReport:

@@ -93,17 +93,17 @@ def open_stored(folder: Path | str) -> Dataset:
 
 
 def _write(path: Path, table: pa.Table) -> None:
+    arrays = [one_chunk(column) for column in table.columns]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=table.schema)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+        writer.write_batch(batch)  # also when empty: a batch brings the dictionaries
 
 
 def _map(path: Path) -> pa.Table:
     try:
         return pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: missing or damaged ({error}); import the data again"
-        ) from error
+        raise DataError(f"{path}: missing or damaged ({error}); import the data again") from error
 
 
 def _ids(path: Path) -> pa.Array:
@@ -157,8 +157,9 @@ def content_hash(dataset: Dataset) -> str:
         ("items", dataset.items),
     )
     for title, table in tables:
-        for name in table.column_names if table is not None else ():
-            _add(digest, f"{title}.{name}", one_chunk(table.column(name)))
+        if table is not None:
+            for name in table.column_names:
+                _add(digest, f"{title}.{name}", one_chunk(table.column(name)))
     if dataset.knowledge is not None:
         graph = dataset.knowledge
         _add(digest, "entities", graph.entities.ids)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
@@ -93,21 +94,18 @@ class CsvSource:
                 raise
 
     def _hint(self, wanted: list[str]) -> str:
-        """What to say of a missing column when another separator splits the header."""
-        if len(self.names) != 1:
-            return ""
+        """What to say of missing columns when another separator splits the header."""
         header = self.names[0]
         for separator, name in _SEPARATORS.items():
             parts = [part.strip('"') for part in header.split(separator)]
-            if separator != self.separator and len(parts) > 1:
+            if len(self.names) == 1 < len(parts):
+                found = ", ".join(repr(column) for column in wanted if column in parts)
                 remedy = (
-                    f"pass separator={separator!r}"
-                    if len(separator) == 1
-                    else "replace it by one character"
+                    f"pass separator={separator!r}" if len(separator) == 1 else "use one character"
                 )
-                found = " and has the column" if set(wanted) & set(parts) else ""
                 return (
-                    f": the header is one column, and looks separated by {name}{found}; {remedy}"
+                    f": the header is one column, but split by {name} it holds "
+                    f"{found or 'several'}; {remedy}"
                 )
         return ""
 
@@ -124,19 +122,24 @@ class CsvSource:
         n_rows = 0
         try:
             if not as_text:
-                types.update(self._time_types(wants, types))
+                types.update(self._time_types(wants))
             for batch in self._reader(list(wants), types):
                 n_rows += batch.num_rows
                 yield batch
         except pa.ArrowException as error:
+            if "Empty CSV" in str(error):
+                raise self._no_rows() from error
             self._explain(error)
             if as_text:
                 raise DataError(f"{self.label}: {error}") from error
             raise TextNeeded from error
         if not n_rows:
-            raise DataError(f"{self.path}: a header but no rows; it needs at least one row")
+            raise self._no_rows()
 
-    def _time_types(self, wants: Mapping[str, Want], types: dict[str, Any]) -> dict[str, Any]:
+    def _no_rows(self) -> DataError:
+        return DataError(f"{self.path}: a header but no rows; it needs at least one row")
+
+    def _time_types(self, wants: Mapping[str, Want]) -> dict[str, Any]:
         """Times as int64, float64 or text, by the first block."""
         times = [name for name, want in wants.items() if want is Want.TIME]
         if not times:
@@ -160,9 +163,7 @@ class CsvSource:
         reading = pacsv.ReadOptions(
             block_size=_BLOCK_BYTES, use_threads=not options, column_names=None
         )
-        parsing = pacsv.ParseOptions(
-            delimiter=self.separator, newlines_in_values=True, **options
-        )
+        parsing = pacsv.ParseOptions(delimiter=self.separator, newlines_in_values=True, **options)
         converting = pacsv.ConvertOptions(
             column_types=types,
             include_columns=columns,
@@ -194,27 +195,61 @@ class CsvSource:
             except pa.ArrowException:
                 row = ragged[0]
                 text = row.text if len(row.text) <= 60 else f"{row.text[:57]}..."
+                more = row.actual_columns > row.expected_columns
+                remedy = "quote values that hold the separator" if more else "complete the row"
                 raise DataError(
                     f"{self.place(row.number - 2)}: {row.actual_columns} values where the header "
-                    f"has {row.expected_columns}: {text!r}; quote values that hold the separator"
+                    f"has {row.expected_columns}: {text!r}; {remedy}"
                 ) from None
 
     def place(self, row: int) -> str:
         """File and line; blank lines and line breaks inside quotes are counted."""
-        with _open(self.path) as stream:
-            lines = io.TextIOWrapper(
-                io.BufferedReader(stream), encoding="utf-8", errors="replace", newline=""
-            )
-            reader = csv.reader(lines, delimiter=self.separator)
-            before = 0
-            records = -2  # the header is record -1
-            for record in reader:
-                if record:
-                    records += 1
-                    if records == row:
-                        return f"{self.label}, row {before + 1}"
-                before = reader.line_num
-        return f"{self.label}, row {row + 2}"
+        line = _line_of(self.path, row + 1)
+        if line is None:
+            line = _quoted_line_of(self.path, row + 1, self.separator)
+        return f"{self.label}, row {line}"
+
+
+def _line_of(path: Path, record: int) -> int | None:
+    """The line number (from 1) of a record (the header is 0), or None when quotes occur before."""
+    lines = records = 0
+    rest = b""
+    with _open(path) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            block = rest + block
+            if b'"' in block:
+                return None
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+            blank = ends == starts
+            if b"\r\n" in block:
+                blank |= (ends == starts + 1) & (
+                    np.frombuffer(block, np.uint8)[starts] == ord("\r")
+                )
+            counts = np.cumsum(~blank)
+            if len(ends) and records + counts[-1] > record:
+                return lines + int(np.searchsorted(counts, record - records + 1)) + 1
+            lines += len(ends)
+            records += int(counts[-1]) if len(ends) else 0
+            rest = block[int(ends[-1]) + 1 :] if len(ends) else block
+    return lines + 1
+
+
+def _quoted_line_of(path: Path, record: int, separator: str) -> int:
+    """Like `_line_of` for any file; slower, as it reads record by record."""
+    with _open(path) as stream:
+        lines = io.TextIOWrapper(
+            io.BufferedReader(stream), encoding="utf-8", errors="replace", newline=""
+        )
+        reader = csv.reader(lines, delimiter=separator)
+        before = records = 0
+        for cells in reader:
+            if cells:
+                if records == record:
+                    break
+                records += 1
+            before = reader.line_num
+    return before + 1
 
 
 class JsonSource:
@@ -233,7 +268,12 @@ class JsonSource:
         options = pajson.ReadOptions(block_size=_BLOCK_BYTES)
         return pajson.open_json(_open(self.path), read_options=options)
 
-    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+    def batches(
+        self,
+        wants: Mapping[str, Want],
+        *,
+        as_text: bool = False,  # noqa: ARG002 - types are known
+    ) -> Iterator[Any]:
         """Blocks of the file."""
         check_columns(self.label, wants, self.names)
         try:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.data.queries import Histories, Ragged
+from tastemaker.data.rows import codes_at
 from tastemaker.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TrainingSet:
     @cached_property
     def items(self) -> NDArray[np.int64]:
         """Item code of each training row, [R] int64, in time order within each user."""
-        return self._gather("item").astype(np.int64)
+        return codes_at(self.dataset.column("item"), self.rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of the interactions at the training rows, [R]; gathered once."""

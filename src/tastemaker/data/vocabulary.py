@@ -112,7 +112,8 @@ class Vocabulary:
         codes = pc.index_in(asked if same else asked.cast(pa.large_string()), value_set=known)
         if asked.null_count:
             codes = pc.if_else(asked.is_null(), pa.scalar(None, pa.int32()), codes)
-        return codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        found: NDArray[np.int64] = codes.fill_null(-1).cast(pa.int64()).to_numpy()
+        return found
 
     def _look_up(self, values: Iterable[Any]) -> NDArray[np.int64]:
         codes = self._code_of

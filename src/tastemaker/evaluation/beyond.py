@@ -24,7 +24,7 @@ history without categorised items a calibration, nor a list of one item a divers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,16 @@ from tastemaker.evaluation.results import Estimate
 if TYPE_CHECKING:
     from tastemaker.data import Dataset, TrainingSet
 
-__all__ = ["BEYOND_METRICS", "EXPOSURE_METRICS", "Exposure", "ItemFacts", "coverage", "gini"]
+__all__ = [
+    "BEYOND_METRICS",
+    "CATEGORY_METRICS",
+    "EXPOSURE_METRICS",
+    "Exposure",
+    "ItemFacts",
+    "ListMetrics",
+    "coverage",
+    "gini",
+]
 
 CALIBRATION_SMOOTHING = 0.01  # share of p mixed into q, so that KL is finite (Steck, eq. 7)
 _DENSE_CATEGORIES = 256  # up to here a dense [N, categories] is small and fast
@@ -119,39 +128,67 @@ class Exposure:
     """Counts how often each item is recommended, batch by batch.
 
     Queries are dealt into a few groups, so that the interval can be found by leaving out one
-    group at a time. Memory: `JACKKNIFE_GROUPS * n_items` int32.
+    group at a time. Memory: `JACKKNIFE_GROUPS * n_items` int64 for each list length.
+
+    Args:
+        n_items: N.
+        lengths: list lengths to count for.
     """
 
-    def __init__(self, n_items: int) -> None:
-        self._counts = np.zeros((JACKKNIFE_GROUPS, n_items), np.int32)
+    def __init__(self, n_items: int, lengths: Iterable[int]) -> None:
+        self._lengths = sorted(set(lengths))
+        # Counts of the places between one list length and the next; item -1 is column 0.
+        shape = (len(self._lengths), JACKKNIFE_GROUPS, n_items + 1)
+        self._counts = np.zeros(shape, np.int64)
+        self._waiting: list[NDArray[np.int64]] = []
+        self._n_waiting = 0
         self._n_queries = 0
 
     def add(self, items: NDArray[np.int64]) -> None:
-        """Count the lists [B, k]."""
-        groups = (self._n_queries + np.arange(len(items))) % JACKKNIFE_GROUPS
+        """Count the lists [B, K], K at least the longest list length."""
+        if not self._lengths:
+            return
+        _, n_groups, width = self._counts.shape
+        bands = np.searchsorted(self._lengths, np.arange(self._lengths[-1]), side="right")
+        groups = (self._n_queries + np.arange(len(items))) % n_groups
+        rows = (bands * n_groups + groups[:, None]) * width  # [B, K]
+        self._waiting.append((rows + items[:, : self._lengths[-1]] + 1).ravel())
+        self._n_waiting += self._waiting[-1].size
         self._n_queries += len(items)
-        shown = items >= 0
-        places = (groups[:, None] * self._counts.shape[1] + items)[shown]
-        np.add.at(self._counts.reshape(-1), places, 1)
+        # Counting passes over all counts, so it waits until there is as much to count.
+        if self._n_waiting > self._counts.size:
+            self._count()
 
-    def estimate(self, kind: str) -> Estimate:
-        """The metric of everything added so far, with a jackknife interval."""
+    def _count(self) -> None:
+        if self._waiting:
+            places = np.concatenate(self._waiting)
+            found = np.bincount(places, minlength=self._counts.size)
+            self._counts += found.reshape(self._counts.shape)
+        self._waiting, self._n_waiting = [], 0
+
+    def estimate(self, kind: str, length: int) -> Estimate:
+        """The metric of the lists added so far, cut at `length`, with a jackknife interval."""
+        self._count()
         metric = EXPOSURE_METRICS[kind]
-        total = self._counts.sum(0, dtype=np.int64)
-        groups = self._counts[: self._n_queries]
+        bands = self._counts[: self._lengths.index(length) + 1, :, 1:]
+        groups = bands.sum(0)[: self._n_queries]  # [G, N]
+        total = groups.sum(0)
         without = np.array([metric(total - group) for group in groups])
         found = jackknife(metric(total), without, self._n_queries)
         return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
 
 
-def _indicator(rows: Ragged, n_items: int) -> Sparse:
-    """[B, N] sparse: how often each item is in each row; -1 is no item."""
+def _indicator(items: NDArray[np.int64], offsets: NDArray[np.int64], n_items: int) -> Sparse:
+    """[B, N] sparse: how often each item is in each row of a ragged array; -1 is no item."""
     from scipy.sparse import csr_array
 
-    present = rows.values >= 0
-    offsets = np.concatenate([[0], np.cumsum(present)])[rows.offsets]
-    values = rows.values[present]
-    return csr_array((np.ones(len(values)), values, offsets), shape=(len(rows), n_items))
+    if items.min(initial=0) < 0:
+        present = items >= 0
+        offsets = np.concatenate([[0], np.cumsum(present)])[offsets]
+        items = items[present]
+    # 32-bit indices are half the memory traffic of the product.
+    columns, rows = items.astype(np.int32), offsets.astype(np.int32)
+    return csr_array((np.ones(len(columns)), columns, rows), shape=(len(rows) - 1, n_items))
 
 
 def _scaled(categories: NDArray[np.float64] | Sparse, power: float) -> NDArray[np.float64] | Sparse:
@@ -164,16 +201,11 @@ def _scaled(categories: NDArray[np.float64] | Sparse, power: float) -> NDArray[n
     return (diags_array(scale) @ categories).tocsr()
 
 
-def _dense(sums: NDArray[np.float64] | Sparse) -> NDArray[np.float64]:
-    """[B, C] sums as a plain array."""
-    return sums if isinstance(sums, np.ndarray) else np.asarray(sums.toarray())
-
-
 class ListMetrics:
     """The per-list metrics of one model: facts about items, turned once into what each needs."""
 
     def __init__(self, facts: ItemFacts) -> None:
-        self._counts = facts.counts
+        self._popularity = facts.counts.astype(np.float64)
         shares = np.maximum(facts.counts, 1) / max(int(facts.counts.sum()), 1)
         self._surprise = -np.log2(shares)
         self._n_items = len(facts.counts)
@@ -183,21 +215,27 @@ class ListMetrics:
             self._has_category = np.asarray(facts.categories.sum(1)).ravel() > 0
 
     def measure(
-        self, kind: str, items: NDArray[np.int64], histories: Ragged
+        self, kind: str, items: NDArray[np.int64], known: NDArray[np.float64] | None
     ) -> NDArray[np.float64]:
         """A metric of `BEYOND_METRICS` of lists [B, k], [B] float64.
 
         `"popularity_lift"` gives the lists' mean popularity, not yet compared with all histories'.
+
+        Args:
+            kind: which metric.
+            items: [B, k], -1 where a list ends.
+            known: `category_shares` of the histories, for `"calibration"`.
         """
         match kind:
             case "novelty":
                 return _mean_over_list(self._surprise, items)
             case "popularity_lift":
-                return _mean_over_list(self._counts.astype(np.float64), items)
+                return _mean_over_list(self._popularity, items)
             case "diversity":
                 return self.diversity(items)
             case _:
-                return self.calibration(items, histories)
+                assert known is not None
+                return self.calibration(items, known)
 
     def diversity(self, items: NDArray[np.int64]) -> NDArray[np.float64]:
         """Diversity of lists [B, k], [B] float64.
@@ -205,31 +243,46 @@ class ListMetrics:
         The cosines of all pairs sum to (|sum of vectors|^2 - sum of |vector|^2) / 2: no pair is
         ever looked at.
         """
-        lists = Ragged.from_lengths(items.ravel(), np.full(len(items), items.shape[1]))
-        sums = _dense(_indicator(lists, self._n_items) @ self._directions)
+        sums = self._sums(_rows_of(items), self._directions)
         shown = items >= 0
         own = (self._has_category[items] & shown).sum(1)
         n = shown.sum(1).astype(np.float64)
         pairs = np.where(n > 1, n * (n - 1), np.nan)
         return np.asarray(1.0 - (np.einsum("bc,bc->b", sums, sums) - own) / pairs)
 
-    def calibration(self, items: NDArray[np.int64], histories: Ragged) -> NDArray[np.float64]:
-        """Miscalibration of lists [B, k] against B histories, [B] float64 in nats."""
-        lists = Ragged.from_lengths(items.ravel(), np.full(len(items), items.shape[1]))
-        known, listed = (
-            _dense(_indicator(rows, self._n_items) @ self._shares) for rows in (histories, lists)
-        )
+    def calibration(
+        self, items: NDArray[np.int64], known: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Miscalibration of lists [B, k] against `category_shares` [B, C], [B] float64 in nats."""
+        q = self.category_shares(_rows_of(items))
         with np.errstate(invalid="ignore", divide="ignore"):
-            p = known / known.sum(1, keepdims=True)
-            q = listed / listed.sum(1, keepdims=True)
-            mixed = (1 - CALIBRATION_SMOOTHING) * q + CALIBRATION_SMOOTHING * p
-            terms = np.where(p == 0, 0.0, p * np.log(p / mixed))
+            mixed = (1 - CALIBRATION_SMOOTHING) * q + CALIBRATION_SMOOTHING * known
+            terms = np.where(known == 0, 0.0, known * np.log(known / mixed))
         return np.asarray(terms.sum(1), np.float64)
+
+    def category_shares(self, rows: Ragged) -> NDArray[np.float64]:
+        """Shares of the categories in each row of items, [B, C], rows summing to 1 or all NaN.
+
+        Every item weighs the same, and shares its weight among its categories.
+        """
+        sums = self._sums(rows, self._shares)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sums / sums.sum(1, keepdims=True))
+
+    def _sums(self, rows: Ragged, vectors: NDArray[np.float64] | Sparse) -> NDArray[np.float64]:
+        """Sum of the vectors [N, C] of each row's items, [B, C]."""
+        sums = _indicator(rows.values, rows.offsets, self._n_items) @ vectors
+        return sums if isinstance(sums, np.ndarray) else np.asarray(sums.toarray())
+
+
+def _rows_of(items: NDArray[np.int64]) -> Ragged:
+    """Lists [B, k] as B rows, padding included."""
+    return Ragged.from_lengths(items.ravel(), np.full(len(items), items.shape[1]))
 
 
 def _mean_over_list(facts: NDArray[np.float64], items: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean of an item fact [N] over each list [B, k]; NaN for a list without items."""
-    shown = items >= 0
-    sums = np.where(shown, facts[items], 0.0).sum(1)
-    n = shown.sum(1)
+    padded = np.append(facts, 0.0)  # which -1 takes
+    sums = padded[items].sum(1)
+    n = (items >= 0).sum(1)
     return np.asarray(np.divide(sums, n, out=np.full(len(items), np.nan), where=n > 0))

@@ -39,7 +39,7 @@ from tastemaker.layers.selection import top_k
 if TYPE_CHECKING:
     from tastemaker.data import Part, TrainingSet
 
-__all__ = ["Lists", "Ranker", "Scorer", "evaluate"]
+__all__ = ["Lists", "Model", "Ranker", "Scorer", "evaluate", "measuring"]
 
 
 class Lists(Protocol):
@@ -153,7 +153,7 @@ def evaluate(
 
     Raises:
         ConfigError: for an unknown metric, or one that needs what is not given.
-        DataError: when no query has a target.
+        DataError: when no query has a target, or a slice is of another part.
     """
     facts = None if train is None else ItemFacts.of(train)
     wanted = parse_metrics(_default_metrics(facts) if metrics is None else metrics, ks)
@@ -167,31 +167,19 @@ def evaluate(
         if candidates.by == "popularity" and facts is not None:
             weights = facts.counts
         lists = _sampled_lists(model, asked, depth, exclude_seen, candidates, weights)
-    masked = exclude_seen and candidates is None
-    with _measuring(model):
-        ranks, per_list, exposures, n_unreachable = _measure(
-            lists, asked, wanted, facts, model.n_items, masked
-        )
-    accurate = [metric for metric in wanted if metric.kind in RANKING_METRICS]
-    per_query = _per_query(accurate, Hits.from_ranks(ranks, asked.targets)) | per_list
-    found = dict(zip(per_query, bootstrap(list(per_query.values())), strict=True))
-    found |= {
-        metric.name: exposures[metric.k].estimate(metric.kind)
-        for metric in wanted
-        if metric.kind in EXPOSURE_METRICS
-    }
+    with measuring(model):
+        measured = _measure(lists, asked, wanted, facts, model.n_items)
     if slices is None:
         slices = {} if facts is None else standard_slices(part, facts.counts)
+    masked = exclude_seen and candidates is None
     return Evaluation(
-        values={metric.name: found[metric.name] for metric in wanted},
-        per_query={
-            metric.name: per_query[metric.name] for metric in wanted if metric.name in per_query
-        },
+        values=_estimates(wanted, measured),
+        per_query=measured.per_query,
         users=asked.users,
-        slices={name: _sliced(accurate, ranks, asked, chosen) for name, chosen in slices.items()},
+        slices={name: _sliced(wanted, measured, asked, chosen) for name, chosen in slices.items()},
         n_queries=len(asked.users),
         n_skipped=asked.n_skipped,
-        n_unreachable=n_unreachable,
+        n_unreachable=_count_known(asked, model.n_items) if masked else 0,
         protocol=_describe(model.n_items, exclude_seen, candidates),
     )
 
@@ -222,7 +210,7 @@ def _check_needs(
 
 
 @contextmanager
-def _measuring(model: object) -> Iterator[None]:
+def measuring(model: object) -> Iterator[None]:
     """Evaluation mode (no dropout) without gradients; the mode is restored afterwards."""
     was_training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
@@ -273,47 +261,55 @@ def _sampled_lists(
         yield rows, lists
 
 
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What one pass over the lists leaves.
+
+    Attributes:
+        ranks: [T] int32, the rank of each target, 0 where it is not listed.
+        per_query: metric name -> [B] float64.
+        exposure: how often each item is listed.
+    """
+
+    ranks: NDArray[np.int32]
+    per_query: Mapping[str, NDArray[np.float64]]
+    exposure: Exposure
+
+
 def _measure(
     lists: Iterator[tuple[slice, NDArray[np.int64]]],
     asked: _Asked,
     wanted: Sequence[Metric],
     facts: ItemFacts | None,
     n_items: int,
-    masked: bool,
-) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float64]], dict[int, Exposure], int]:
-    """One pass over the lists.
-
-    Returns:
-        The rank of each target [T], values per query of the metrics of lists, exposures by list
-        length, and how many targets are masked.
-    """
+) -> _Measured:
+    """One pass over the lists."""
     n_queries = len(asked.users)
     ranks = np.zeros(len(asked.targets.values), np.int32)
-    per_list = {m.name: np.empty(n_queries) for m in wanted if m.kind in BEYOND_METRICS}
-    exposures = {m.k: Exposure(n_items) for m in wanted if m.kind in EXPOSURE_METRICS}
+    beyond = {m: np.empty(n_queries) for m in wanted if m.kind in BEYOND_METRICS}
+    exposure = Exposure(n_items, [m.k for m in wanted if m.kind in EXPOSURE_METRICS])
     measure = None if facts is None else ListMetrics(facts)
+    calibrated = any(metric.kind == "calibration" for metric in wanted)
     histories = asked.queries.histories.items
-    n_unreachable = 0
     with Progress("evaluating", n_queries, unit="queries") as progress:
         for rows, items in lists:
-            targets, known = asked.targets.take(rows), histories.take(rows)
-            first, last = asked.targets.offsets[rows.start], asked.targets.offsets[rows.stop]
-            ranks[first:last] = target_ranks(items, targets)
-            if masked:
-                n_unreachable += _count_known(targets, known, n_items)
-            for k, exposure in exposures.items():
-                exposure.add(items[:, :k])
-            for metric in wanted:
-                if measure is not None and metric.kind in BEYOND_METRICS:
-                    cut = items[:, : metric.k]
-                    per_list[metric.name][rows] = measure.measure(metric.kind, cut, known)
+            first, last = asked.targets.offsets[[rows.start, rows.stop]]
+            ranks[first:last] = target_ranks(items, asked.targets.take(rows))
+            exposure.add(items)
+            if measure is not None:
+                known = measure.category_shares(histories.take(rows)) if calibrated else None
+                for metric, values in beyond.items():
+                    values[rows] = measure.measure(metric.kind, items[:, : metric.k], known)
             progress.advance(len(items))
     if facts is not None:
         usual = _mean_popularity(facts.counts, histories)
-        for metric in wanted:
+        for metric, values in beyond.items():
             if metric.kind == "popularity_lift":
-                per_list[metric.name] = per_list[metric.name] / usual - 1.0
-    return ranks, per_list, exposures, n_unreachable
+                values /= usual
+                values -= 1.0
+    found = _accuracy(wanted, Hits.from_ranks(ranks, asked.targets))
+    found |= {metric.name: values for metric, values in beyond.items()}
+    return _Measured(ranks, found, exposure)
 
 
 def _mean_popularity(counts: NDArray[np.int64], histories: Ragged) -> float:
@@ -323,26 +319,41 @@ def _mean_popularity(counts: NDArray[np.int64], histories: Ragged) -> float:
     return float((sums[lengths > 0] / lengths[lengths > 0]).mean()) if lengths.any() else np.nan
 
 
-def _count_known(targets: Ragged, histories: Ragged, n_items: int) -> int:
-    """How many targets their query's history holds; targets are distinct."""
+def _count_known(asked: _Asked, n_items: int) -> int:
+    """How many targets their query's history holds."""
+    histories, targets = asked.queries.histories.items, asked.targets
     seen = histories.row_index() * n_items + histories.values
     return int(np.isin(targets.row_index() * n_items + targets.values, seen).sum())
 
 
-def _per_query(metrics: Sequence[Metric], hits: Hits) -> dict[str, NDArray[np.float64]]:
-    return {metric.name: RANKING_METRICS[metric.kind](hits, metric.k) for metric in metrics}
+def _accuracy(wanted: Sequence[Metric], hits: Hits) -> dict[str, NDArray[np.float64]]:
+    """The accuracy metrics among those wanted, [B] each."""
+    return {
+        metric.name: RANKING_METRICS[metric.kind](hits, metric.k)
+        for metric in wanted
+        if metric.kind in RANKING_METRICS
+    }
+
+
+def _estimates(wanted: Sequence[Metric], measured: _Measured) -> dict[str, Estimate]:
+    """All metrics with intervals, in the order in which they were asked for."""
+    per_query = measured.per_query
+    found = dict(zip(per_query, bootstrap(list(per_query.values())), strict=True))
+    return {
+        metric.name: measured.exposure.estimate(metric.kind, metric.k)
+        if metric.kind in EXPOSURE_METRICS
+        else found[metric.name]
+        for metric in wanted
+    }
 
 
 def _sliced(
-    metrics: Sequence[Metric],
-    ranks: NDArray[np.int32],
-    asked: _Asked,
-    chosen: NDArray[np.bool_],
+    wanted: Sequence[Metric], measured: _Measured, asked: _Asked, chosen: NDArray[np.bool_]
 ) -> dict[str, Estimate]:
     """The accuracy metrics where only the chosen targets (of the part's) are relevant."""
-    hits = Hits.from_ranks(ranks, asked.targets, chosen[asked.places])
+    hits = Hits.from_ranks(measured.ranks, asked.targets, chosen[asked.places])
     inside = hits.n_relevant > 0
-    per_query = {name: values[inside] for name, values in _per_query(metrics, hits).items()}
+    per_query = {name: values[inside] for name, values in _accuracy(wanted, hits).items()}
     return dict(zip(per_query, bootstrap(list(per_query.values())), strict=True))
 
 

@@ -29,7 +29,7 @@ from tastemaker.data.queries import Ragged
 
 __all__ = ["RANKING_METRICS", "Hits", "target_ranks"]
 
-_BLOCK = 1 << 20  # comparisons at once: the block stays in the cache
+_BLOCK = 1 << 17  # comparisons at once: the block stays in the cache
 
 
 def target_ranks(items: NDArray[np.int64], targets: Ragged) -> NDArray[np.int32]:
@@ -44,10 +44,12 @@ def target_ranks(items: NDArray[np.int64], targets: Ragged) -> NDArray[np.int32]
     """
     ranks = np.zeros(len(targets.values), np.int32)
     rows = targets.row_index()
+    # Codes stay below 2**31, and half the bytes are compared in half the time.
+    lists, values = items.astype(np.int32), targets.values.astype(np.int32)
     step = max(1, _BLOCK // max(items.shape[1], 1))
     for start in range(0, len(ranks), step):
         block = slice(start, start + step)
-        found = items[rows[block]] == targets.values[block, None]  # [step, K]
+        found = lists[rows[block]] == values[block, None]  # [step, K]
         first = found.argmax(1)
         hit = found[np.arange(len(first)), first]
         ranks[block] = np.where(hit, first + 1, 0)

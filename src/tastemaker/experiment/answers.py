@@ -187,9 +187,7 @@ def _joined(seen: Ragged | None, banned: NDArray[np.int64] | None, n_rows: int) 
     """Each query's own excluded items and those excluded for everyone, as one ragged array."""
     if banned is None or not len(banned):
         return seen
-    everyone = Ragged.from_lengths(
-        np.tile(banned, n_rows), np.full(n_rows, len(banned), np.int64)
-    )
+    everyone = Ragged.from_lengths(np.tile(banned, n_rows), np.full(n_rows, len(banned), np.int64))
     if seen is None:
         return everyone
     order = np.argsort(np.concatenate([seen.row_index(), everyone.row_index()]), kind="stable")

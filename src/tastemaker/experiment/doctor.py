@@ -110,7 +110,7 @@ def _problems(report: dict[str, Any]) -> list[str]:
     for place in report["data_folders"]:
         if place["datasets"] is None:
             problems.append(
-                f"TASTEMAKER_DATA names {place['folder']}, which does not exist; correct or unset it"
+                f"TASTEMAKER_DATA names {place['folder']}, which does not exist; correct it"
             )
     return problems + _too_old(report["packages"])
 

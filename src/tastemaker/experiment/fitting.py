@@ -14,7 +14,9 @@ import numpy as np
 
 from tastemaker import __version__
 from tastemaker.console import say
-from tastemaker.data import Dataset, Split, default_split, load, parse_filter, split
+from tastemaker.data import Dataset, Split, default_split, split
+from tastemaker.data.catalog import load
+from tastemaker.data.filters import parse_filter
 from tastemaker.errors import ConfigError
 from tastemaker.evaluation import evaluate
 from tastemaker.experiment.environment import describe_environment
@@ -29,6 +31,7 @@ from tastemaker.experiment.folder import (
 from tastemaker.experiment.record import RunRecord
 from tastemaker.experiment.run import PartName, Run, open_run, plain_values
 from tastemaker.experiment.stored_evaluation import save_evaluation
+from tastemaker.experiment.trackers import following
 from tastemaker.models.base import Recommender
 from tastemaker.models.catalog import find
 from tastemaker.training import fit as train
@@ -57,6 +60,7 @@ def fit(
     refit: bool = False,
     overwrite: bool = False,
     evaluate_on: Sequence[PartName] = _BOTH,
+    track: Sequence[str] = (),
     listeners: Sequence[Callable[[Record], None]] = (),
     **settings: Any,
 ) -> Run:
@@ -77,6 +81,7 @@ def fit(
         refit: whether the validation rows are trained on, too (settings are final then).
         overwrite: whether a run that is in the folder already is replaced.
         evaluate_on: the parts to evaluate at the end.
+        track: where to mirror the metrics log: `"tensorboard"` (into the run), `"mlflow"`.
         listeners: called with each record of the metrics log; may raise to stop.
         **settings: the method's settings; `preset` names a set of them to start from.
 
@@ -113,6 +118,8 @@ def fit(
     )
     with joined_world(place) as world, ExitStack() as held:
         if world.leads:
+            trackers = held.enter_context(following(track, folder))
+            listeners = [*listeners, *trackers]
             held.enter_context(exclusive(folder))
             record = claim(folder, record, overwrite=overwrite)
             store_data(dataset, folder)

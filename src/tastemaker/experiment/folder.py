@@ -182,7 +182,8 @@ def read_weights(folder: Path, record: RunRecord) -> dict[str, Tensor]:
     path = path_inside(folder, "model.safetensors")
     try:
         with safe_open(path, "pt") as stored:
-            found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+            names = stored.keys()  # the handle itself is not iterable
+            found = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
         expected = {name: tensor.shape for name, tensor in record.tensors.items()}
         for name in sorted({*found, *expected}):
             if found.get(name) != expected.get(name):

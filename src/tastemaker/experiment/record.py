@@ -143,10 +143,12 @@ def path_inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise RunError(f"{path} leads out of the run folder to {path.resolve()}; a run holds copies")
+        raise RunError(
+            f"{path} leads out of the run folder to {path.resolve()}; a run holds copies"
+        )
     return path
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value) if not isinstance(value, Mapping) else "..."
-    return text if len(text) <= 24 else f"{text[:20]}...\""
+    return text if len(text) <= 24 else f'{text[:20]}..."'

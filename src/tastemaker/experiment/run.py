@@ -18,7 +18,6 @@ from tastemaker.experiment.folder import open_data, read_weights
 from tastemaker.experiment.record import RunRecord, path_inside
 from tastemaker.experiment.stored_evaluation import (
     load_evaluation,
-    questions_of,
     save_evaluation,
 )
 from tastemaker.models.base import Recommender, parse_config

@@ -1,4 +1,4 @@
-"""Settings of a method as people give them: `key=value` texts or a file; and what each field means."""
+"""Settings of a method as people give them, `key=value` or a file, and what each one means."""
 
 from __future__ import annotations
 

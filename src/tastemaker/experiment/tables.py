@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,21 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tastemaker.evaluation import Evaluation
+    from tastemaker.experiment.run import PartName, Run
+    from tastemaker.experiment.tune import Tuned
 
-__all__ = ["facts", "metrics", "number", "rows", "show"]
+__all__ = [
+    "comparison",
+    "examination",
+    "facts",
+    "frame",
+    "metrics",
+    "number",
+    "of_run",
+    "outcome",
+    "rows",
+    "show",
+]
 
 
 def show(table: Table) -> None:
@@ -70,6 +84,99 @@ def metrics(evaluations: Mapping[str, Evaluation], *, title: str | None = None) 
                 cells += [f"{estimate.value:.4f}", "" if math.isnan(estimate.low) else interval]
         table.add_row(*cells)
     return table
+
+
+def of_run(run: Run, parts: Sequence[PartName], *, k: int | None = None) -> Table:
+    """The kept metrics of a run: all, or those of lists of length `k`."""
+    kept = {part: found for part in parts if (found := run.evaluation(part)) is not None}
+    if k is not None:
+        kept = {part: _cut_at(found, k) for part, found in kept.items()}
+    record = run.record
+    return metrics(kept, title=f"{record.model} on {record.data}, {record.split}")
+
+
+def _cut_at(found: Evaluation, k: int) -> Evaluation:
+    values = {name: value for name, value in found.values.items() if name.endswith(f"@{k}")}
+    return dataclasses.replace(found, values=values)
+
+
+def comparison(found: pl.DataFrame, *, baseline: str, part: str) -> Table:
+    """Paired differences, those whose interval leaves out zero in bold."""
+    title = f"against {baseline} on the {part} part"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in ("run", "metric", "value", "baseline", "difference", "95 % interval", "p"):
+        is_word = column in ("run", "metric")
+        table.add_column(column, justify="left" if is_word else "right", no_wrap=not is_word)
+    for row in found.iter_rows(named=True):
+        clear = row["low"] > 0 or row["high"] < 0
+        table.add_row(
+            row["run"],
+            row["metric"],
+            number(row["value"]),
+            number(row["baseline"]),
+            f"{row['difference']:+.4f}",
+            f"{row['low']:+.4f} .. {row['high']:+.4f}",
+            number(row["p_value"]),
+            style="bold" if clear else "",
+        )
+    table.caption = (
+        f"{found['queries'].max():,} queries; p of a paired permutation test, one for each row: "
+        "among many rows expect some small ones by chance"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def outcome(tuned: Tuned) -> Table:
+    """What tuning found and spent."""
+    counts = ", ".join(f"{count} {state}" for state, count in tuned.trials.items())
+    settings = ", ".join(f"{name}={value}" for name, value in tuned.settings.items())
+    return facts(
+        {
+            tuned.metric: f"{tuned.value:.4f} on the validation part",
+            "settings": settings,
+            "run": str(tuned.run),
+            "budget": f"{counts}; {tuned.seconds:,.0f} s",
+            "use them": f"--config {tuned.folder / 'best-settings.json'}",
+        },
+        title=f"best of {sum(tuned.trials.values())} trials of {tuned.model}",
+    )
+
+
+def examination(found: Mapping[str, Any]) -> list[Table]:
+    """The doctor's findings."""
+    extras = {
+        name: "installed" if extra["installed"] else f"missing: {extra['install']}"
+        for name, extra in found["extras"].items()
+    }
+    devices = {
+        device["device"]: f"{device['name']}, {size(device['memory_bytes'])}"
+        for device in found["devices"]
+    }
+    caches = {
+        name: f"{cache['entries']} entries, {size(cache['bytes'])}"
+        for name, cache in found["caches"].items()
+    }
+    folders = {
+        place["folder"]: "missing"
+        if place["datasets"] is None
+        else f"{len(place['datasets'])} data sets"
+        for place in found["data_folders"]
+    }
+    versions = {"tastemaker": found["version"], "python": found["python"], **found["packages"]}
+    sections = {
+        "versions": versions,
+        "extras": extras,
+        "devices": devices,
+        "threads": found["threads"],
+        f"caches in {found['cache_folder']}": caches or {"": "empty"},
+        "data folders (TASTEMAKER_DATA)": folders or {"": "none"},
+        "problems": dict(enumerate(found["problems"], 1)) or {"": "none"},
+    }
+    return [
+        facts({str(name): value for name, value in values.items()}, title=title)
+        for title, values in sections.items()
+    ]
 
 
 def frame(found: pl.DataFrame, *, title: str | None = None) -> Table:

@@ -5,7 +5,7 @@ A tracker is a listener of the training: it is called with each record of the lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,21 +57,25 @@ def _tensorboard(folder: Path) -> Iterator[Listener]:
 def _mlflow(folder: Path) -> Iterator[Listener]:
     """A run named like the folder, where MLFLOW_TRACKING_URI points."""
     mlflow = require("mlflow", extra="track", purpose="--track mlflow")
-    with mlflow.start_run(run_name=folder.name):
 
-        def listen(record: Record) -> None:
-            # MLflow does not take "@" in names.
-            values = {name.replace("@", "_at_"): v for name, v in scalars(record).items()}
-            mlflow.log_metrics(values, step=record.get("step", 0))
+    def listen(record: Record) -> None:
+        if mlflow.active_run() is None:
+            mlflow.start_run(run_name=folder.name)
+        # MLflow does not take "@" in names.
+        values = {name.replace("@", "_at_"): v for name, v in scalars(record).items()}
+        mlflow.log_metrics(values, step=record.get("step", 0))
 
+    try:
         yield listen
+    finally:
+        mlflow.end_run()
 
 
 TRACKERS = {"tensorboard": _tensorboard, "mlflow": _mlflow}
 
 
 @contextmanager
-def following(names: list[str], folder: Path) -> Iterator[list[Listener]]:
+def following(names: Sequence[str], folder: Path) -> Iterator[list[Listener]]:
     """Listeners that mirror a training into the named trackers.
 
     Raises:

@@ -20,7 +20,8 @@ __all__ = ["tie_order", "top_k"]
 
 _BLOCK = 16  # columns per block maximum: wide enough to shrink the row, narrow enough to gather
 _SPARE = 8  # entries looked at beyond k: ties that end among them need no walk
-_ROUNDS = 3  # of the permutation
+_ROUNDS = 4  # of the permutation; three leave traces of the item codes
+_LEAST_BITS = 10  # permutations of fewer numbers are too few to look random
 _ROWS, _STEPS = 64, 512  # walked at once: what that needs stays in the cache
 
 
@@ -94,7 +95,7 @@ def _walk(scores: Tensor, chosen: Tensor, values: Tensor, items: Tensor, keys: T
     """Items [R, k] with those of the last value replaced by the first such in the permutation.
 
     Walks each row's permutation until enough items of the last value are met: on average
-    k * N / (number of tied items) steps, and never more than 2 * N.
+    k * N / (number of tied items) steps, and never more than 2 * N (or 1024).
 
     Args:
         scores: [B, N].
@@ -133,7 +134,7 @@ def tie_order(keys: Tensor, n_items: int) -> Tensor:
         n_items: N, at most 2**31.
 
     Returns:
-        [B, N] int64, distinct in a row, below the next power of two of N.
+        [B, N] int64, distinct in a row, below the next power of two of N (at least 1024).
     """
     items = torch.arange(n_items, device=keys.device)[None]
     return _Permutation.of(keys, n_items).places(items)
@@ -161,7 +162,7 @@ class _Permutation:
     @classmethod
     def of(cls, keys: Tensor, n_items: int) -> _Permutation:
         """Drawn from keys [R] by SplitMix64."""
-        bits = max((n_items - 1).bit_length(), 4)
+        bits = max((n_items - 1).bit_length(), _LEAST_BITS)
         mask = (1 << bits) - 1
         factors, summands = [], []
         for _ in range(_ROUNDS):

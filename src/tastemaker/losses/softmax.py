@@ -100,10 +100,8 @@ def candidate_scores(
         [B, L, S] float32 (float64 for float64 input).
     """
     states, rows = _comparable(states, F.embedding(items, table), temperature, cosine)
-    if items.ndim < 3:
-        scores = states @ rows.mT
-    else:  # one state against its own rows
-        scores = (rows @ states[:, :, :, None]).squeeze(3)
+    own_rows = items.ndim == 3  # one state against rows of its own
+    scores = (rows @ states[:, :, :, None]).squeeze(3) if own_rows else states @ rows.mT
     scores = _widened(scores)
     if bias is None:
         return scores
@@ -177,7 +175,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states, table, *bias = (
             (saved * gradient).to(dtype)
@@ -201,7 +199,9 @@ def _loss_and_gradients(
     inputs = states.to(narrow or states.dtype)
     weights = table.to(inputs.dtype)
     losses = torch.empty(count, dtype=wide, device=states.device)
-    by_states = torch.empty(count if learns else 0, states.shape[1], dtype=wide, device=losses.device)
+    by_states = torch.empty(
+        count if learns else 0, states.shape[1], dtype=wide, device=losses.device
+    )
     by_table = torch.zeros(states.shape[1], n_items, dtype=wide, device=losses.device)  # transposed
     by_bias = None if bias is None else torch.zeros(n_items, dtype=wide, device=losses.device)
     buffer = inputs.new_empty(min(rows, count), n_items)

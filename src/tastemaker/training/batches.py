@@ -17,6 +17,8 @@ from tastemaker.training.stages import Batch
 
 __all__ = ["PairBatches", "SequenceBatches", "shuffled"]
 
+_LENGTH_STEP = 8  # rows are padded to a multiple of it, at most to max_length
+
 
 def shuffled(
     n_rows: int, batch_size: int, generator: np.random.Generator
@@ -74,8 +76,9 @@ class SequenceBatches:
     """One sequence per user, every position a target, batches of similar length.
 
     A batch has rows `items` [B, L] and `targets` [B, L] int64, right padded with `padding`:
-    `targets[b, t]` is the event after `items[b, t]`. L is the longest sequence of the batch. The
-    random order mixes batches and, inside windows of `mixing` batches, who is batched with whom.
+    `targets[b, t]` is the event after `items[b, t]`. L is the longest sequence of the batch,
+    rounded up a little. The random order mixes batches and, inside windows of `mixing` batches,
+    who is batched with whom.
 
     Attributes:
         histories: sequences of at least two events.
@@ -128,11 +131,19 @@ class SequenceBatches:
         ]
         return [batches[index] for index in generator.permutation(len(batches))]
 
+    def _width(self, longest: int) -> int:
+        """Events per row, so that inputs come in few different lengths.
+
+        Kernels are compiled, tuned or captured per shape: few shapes make a fast first epoch.
+        """
+        inputs = -(-(longest - 1) // _LENGTH_STEP) * _LENGTH_STEP
+        return max(min(inputs, self.max_length), longest - 1) + 1
+
     def gather(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         """Inputs and next items of these sequences; nothing is drawn."""
         del generator
         chosen = self.histories.take(rows)
-        width = int(chosen.items.lengths.max())
+        width = self._width(int(chosen.items.lengths.max()))
         dense = chosen.items.padded(width, self.padding)
         batch = {
             "items": torch.from_numpy(np.ascontiguousarray(dense[:, :-1])),

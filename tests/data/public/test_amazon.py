@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tastemaker.data import catalog
 from tastemaker.data.catalog import PUBLIC
 from tastemaker.errors import DataError
 
@@ -29,11 +30,18 @@ def reviews_2014() -> str:
     return "\n".join(lines) + "\n"
 
 
-META_2014 = r"""
-{'asin': '7806397051', 'title': "WAWO 15 Color 'Pro' Palette", 'price': 4.5, 'imUrl': 'http://x/41.jpg', 'related': {'also_bought': ['B00', 'B01'], 'bought_together': ['B02']}, 'salesRank': {'Beauty': 159861}, 'brand': 'Cafe "No" \\ Co', 'categories': [['Beauty', 'Makeup', 'Face'], ['Beauty', 'Gifts']]}
-{'asin': '9759091062', 'description': 'It\'s "good"\nfor caf\xe9 & \u65e5\u672c', 'title': 'Xtreme Brite', 'categories': [['Beauty']]}
-{'asin': '0000000000', 'title': 'never reviewed', 'categories': [['Beauty']]}
-""".lstrip()
+META_2014 = (
+    r"""{'asin': '7806397051', 'title': "WAWO 15 Color 'Pro' Palette", 'price': 4.5, """
+    r"""'imUrl': 'http://x/41.jpg', 'related': {'also_bought': ['B00', 'B01']}, """
+    r"""'salesRank': {'Beauty': 159861}, 'brand': 'Cafe "No" \\ Co', """
+    r"""'categories': [['Beauty', 'Makeup', 'Face'], ['Beauty', 'Gifts']]}"""
+    "\n"
+    r"""{'asin': '9759091062', 'description': 'It\'s "good"\nfor caf\xe9 & \u65e5\u672c', """
+    r"""'title': 'Xtreme Brite', 'categories': [['Beauty']]}"""
+    "\n"
+    r"""{'asin': '0000000000', 'title': 'never reviewed', 'categories': [['Beauty']]}"""
+    "\n"
+)
 
 
 def test_a_2014_category(load_sample, rows, item):
@@ -54,7 +62,7 @@ def test_a_2014_category(load_sample, rows, item):
     assert first["price"] == 4.5
     assert first["categories"] == ["Beauty", "Makeup", "Face", "Gifts"]
     second = item(data, "9759091062")
-    assert second["description"] == "It's \"good\"\nfor café & 日本"
+    assert second["description"] == 'It\'s "good"\nfor café & 日本'
     assert math.isnan(second["price"])
     assert second["brand"] is None
     undescribed = data.item_ids.encode(["B00004TMFE"])
@@ -117,8 +125,6 @@ def test_a_truncated_archive_is_named(load_sample, tmp_path):
         whole = (tmp_path / "data" / "amazon-2014-beauty" / name).read_bytes()
         cut = whole[: len(whole) // 2] if name.startswith("reviews") else whole
         (folder / name.replace("Beauty", "Baby")).write_bytes(cut)
-    from tastemaker.data import catalog
-
     with pytest.raises(DataError, match=r"reviews_Baby_5\.json\.gz: the archive is damaged"):
         catalog.load("amazon-2014-baby")
     assert not (tmp_path / "cache" / "data" / "amazon-2014-baby-1").exists()

@@ -8,7 +8,7 @@ TEST = "0 5\n1 0\n2 1\n"
 
 @pytest.mark.parametrize("name", ["gowalla", "yelp2018"])
 def test_lightgcn_lines(load_sample, rows, name):
-    data = load_sample(name, {"train.txt": TRAIN, "test.txt": TEST})
+    data = load_sample(name, {"train.txt.gz": TRAIN, "test.txt.gz": TEST})
     assert rows(data, "split") == [
         (0, 0, "train"),
         (0, 1, "train"),

@@ -85,8 +85,9 @@ WHEEL = {
     + U_DATA.replace("377", "267"),
     "item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
     "1\tToy Story\t1995\tAnimation Children's Comedy\n51\tLegends of the Fall\t1994\tDrama\n"
-    "242\tKolya\t1996\tComedy\n267\tunkonwn\tunkonwn\tunknown\n302\tL.A. Confidential\t1997\tCrime\n"
-    "346\tJackie Brown\t1997\tCrime Drama\n451\tGrease\t1978\tMusical\n"
+    "242\tKolya\t1996\tComedy\n267\tunkonwn\tunkonwn\tunknown\n"
+    "302\tL.A. Confidential\t1997\tCrime\n346\tJackie Brown\t1997\tCrime Drama\n"
+    "451\tGrease\t1978\tMusical\n"
     "465\tJungle Book, The\t1994\tRomance\n474\tDr. Strangelove \t1963\tSci-Fi War\n"
     "543\tMisérables, Les\t1995\tDrama Musical\n",
     "user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
@@ -142,7 +143,7 @@ def test_ml_1m(load_sample, rows, item, user):
         "914::My Fair Lady (1964)::Musical|Romance\n"
         "1193::One Flew Over the Cuckoo's Nest (1975)::Drama\n"
         "2791::Airplane! (1980)::Comedy\n"
-        "3158::Émile: 2:30, \"a\" | b (1990)::Documentary\n"
+        '3158::Émile: 2:30, "a" | b (1990)::Documentary\n'
         "3408::Erin Brockovich (2000)::Drama\n"
         "3952::Contender, The (2000)::Drama|Thriller\n"
     )
@@ -195,9 +196,7 @@ def test_the_csv_editions(load_sample, rows, item, name):
         "112,Rumble in the Bronx (Hont faan kui) (1995),Action\n151,Rob Roy (1995),Drama\n"
         "223,Clerks (1994),Comedy\n253,The Fall (2009–2010),Crime\n"
     )
-    data = load_sample(
-        name, {"ratings.csv": ratings, "sample.zip": {f"{name}/movies.csv": movies}}
-    )
+    data = load_sample(name, {"ratings.csv": ratings, "sample.zip": {f"{name}/movies.csv": movies}})
     assert data.n_interactions == 10
     assert rows(data, "label", "timestamp")[:2] == [
         (1, 50, 2.5, 1112486023),

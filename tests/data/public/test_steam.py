@@ -31,9 +31,7 @@ GAMES = r"""
 
 
 def test_python_2_literals(load_sample, rows, item):
-    data = load_sample(
-        "steam", {"steam_reviews.json.gz": REVIEWS, "steam_games.json.gz": GAMES}
-    )
+    data = load_sample("steam", {"steam_reviews.json.gz": REVIEWS, "steam_games.json.gz": GAMES})
     assert (data.n_users, data.n_items, data.n_interactions) == (5, 3, 10)
     assert rows(data, "timestamp", "hours", "early_access")[:3] == [
         ("Chaos Syren", "328100", 1513382400, 2.5, "False"),
@@ -69,7 +67,7 @@ def test_literals_become_json_with_text_atoms():
         return value if isinstance(value, str) else repr(value)
 
     records = [
-        {"a": "it's \"q\" \\ back\\\\ and \n\t nl \x07", "b": [1, 2.5, -3e-05, True, None]},
+        {"a": 'it\'s "q" \\ back\\\\ and \n\t nl \x07', "b": [1, 2.5, -3e-05, True, None]},
         {"a": {"b": "y", "title": "z'"}, "c": [["Beauty", 'A & B, "x"'], []], "d": ""},
         {"é": "caf\xe9 \U0001f600 日本", "t": "True, None: [1]", "q": "'", "p": '"', "s": "\\'"},
     ]

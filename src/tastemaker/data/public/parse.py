@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
+from tastemaker.console import Progress
 from tastemaker.data.fetch import Originals
 from tastemaker.errors import DataError
 
@@ -102,7 +103,7 @@ def read_delimited(
 def read_json_lines(originals: Originals, name: str, schema: Mapping[str, Any]) -> pl.DataFrame:
     """The chosen fields of a file with one JSON object a line; a missing field is null."""
     with originals.open(name) as stream:
-        frames = [_parse_json(block, name, schema) for block in _blocks(stream)]
+        frames = [_parse_json(block, name, schema) for block in _blocks(stream, name)]
     return _concat(frames, name)
 
 
@@ -114,7 +115,7 @@ def read_literal_lines(originals: Originals, name: str, schema: Mapping[str, Any
     """
     with originals.open(name) as stream:
         frames = []
-        for block in _blocks(stream):
+        for block in _blocks(stream, name):
             lines = pl.Series("line", [decode(block)]).str.split("\n").explode()
             text = literals_to_json(lines.filter(lines.str.len_bytes() > 1)).str.join("\n").item()
             frames.append(_parse_json((text or "").encode(), name, schema))
@@ -125,7 +126,7 @@ def read_adjacency(originals: Originals, name: str) -> pl.DataFrame:
     """`user`, `item` int64 pairs from lines of a user followed by that user's items."""
     with originals.open(name) as stream:
         frames = []
-        for block in _blocks(stream):
+        for block in _blocks(stream, name):
             lines = pl.Series("line", [decode(block)]).str.split("\n").explode()
             words = lines.str.strip_chars().str.split(" ").to_frame()
             frames.append(
@@ -180,16 +181,18 @@ def _parse_json(block: bytes, name: str, schema: Mapping[str, Any]) -> pl.DataFr
         raise DataError(f"{name}: not in the publisher's format: {reason}") from error
 
 
-def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines."""
+def _blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Blocks of whole lines, counted on the terminal when there are many."""
     rest = b""
-    while chunk := stream.read(_BLOCK):
-        end = chunk.rfind(b"\n") + 1
-        if end == 0:
-            rest += chunk
-            continue
-        yield rest + chunk[:end]
-        rest = chunk[end:]
+    with Progress(f"reading {name}", unit="B") as progress:
+        while chunk := stream.read(_BLOCK):
+            end = chunk.rfind(b"\n") + 1
+            if end == 0:
+                rest += chunk
+                continue
+            yield rest + chunk[:end]
+            rest = chunk[end:]
+            progress.advance(len(chunk))
     if rest.strip():
         yield rest
 

@@ -66,6 +66,11 @@ class Source:
     needs: tuple[str, ...]
     parse: Callable[[Originals], Parsed]
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person must fetch a file, because its terms are to be accepted first."""
+        return any(file.url is None and file.wheel is None for file in self.files)
+
 
 @dataclass(frozen=True)
 class PublicDataset:

@@ -22,14 +22,14 @@ from tastemaker.models.base import ModelConfig, Recommender
 from tastemaker.models.collaborative.histories import distinct
 from tastemaker.models.collaborative.least_squares import solve_least_squares
 
-__all__ = ["Factors", "fold_in_pairwise", "item_moments"]
+__all__ = ["Factors", "fill_unseen", "fold_in_pairwise", "item_moments"]
 
 
 class Factors(Recommender):
     """Base of methods that score by the dot product of a user vector and an item vector.
 
-    A subclass gives the two tables and the fold-in, and calls `set_average_user` when its
-    training ends.
+    A subclass gives the two tables and the fold-in, and sets `average_user` when its training
+    ends (`fill_unseen`).
     """
 
     average_user: Tensor  # [D] float32, mean vector of the users that have interactions
@@ -96,19 +96,20 @@ class Factors(Recommender):
         self._cache.clear()  # derived tensors do not follow the weights to another device
         return super()._apply(fn, recurse)
 
-    @torch.no_grad()
-    def set_average_user(self, table: Tensor, seen: NDArray[np.bool_]) -> None:
-        """Keep the mean of `table` over the users that were `seen`, and give it to the others.
 
-        Args:
-            table: [n_users, D], changed in place: users without interactions have learned nothing.
-            seen: [n_users] whether the user has training interactions.
-        """
-        self._cache.clear()
-        mask = torch.from_numpy(seen).to(table.device)
-        if mask.any():
-            self.average_user = table[mask].mean(0)
-        table[~mask] = self.average_user
+def fill_unseen(table: Tensor, seen: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Give users without interactions, who have learned nothing, the mean of those with some.
+
+    Args:
+        table: [n_users, D] user vectors.
+        seen: [n_users] whether the user has training interactions.
+
+    Returns:
+        The filled table, a new tensor, and the mean vector [D].
+    """
+    mask = torch.from_numpy(seen).to(table.device)
+    average = table[mask].mean(0)
+    return torch.where(mask[:, None], table, average), average
 
 
 def item_moments(table: Tensor) -> tuple[Tensor, Tensor]:

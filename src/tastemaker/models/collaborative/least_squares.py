@@ -3,8 +3,7 @@
 Row b solves (sum over its items of v v^T + scale_b S + ridge_b I) x = sum over its items of v,
 where S is shared by all rows (a cached Gramian or covariance). Rows are sorted by length and cut
 into blocks that stay in cache, so padding is small and forming the systems is one batched matrix
-product. LAPACK factorises single matrices of 16 columns fast and of 64 or 128 slowly, so the
-batched Cholesky factorisation goes by halves down to 16.
+product.
 
 Cost: 2 D^2 per item of a row and D^3 / 3 per row; memory of one block beside the result.
 """
@@ -25,7 +24,6 @@ __all__ = ["solve_least_squares"]
 
 _BLOCK_ITEMS = 1 << 13  # items gathered per block: 2 MB of float32 at width 64
 _BLOCK_NUMBERS = 1 << 18  # entries of all systems of a block: 1 MB of float32
-_LEAF = 16  # columns of the largest matrix handed to LAPACK
 
 
 def solve_least_squares(
@@ -82,23 +80,6 @@ def _blocks(lengths: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]
 
 def _solve_positive(systems: Tensor, targets: Tensor) -> Tensor:
     """x of `systems` x = `targets` for [b, D, D] symmetric positive definite and [b, D]."""
-    lower = _cholesky(systems)
+    lower = torch.linalg.cholesky_ex(systems)[0]  # NaN where there is none
     forward = torch.linalg.solve_triangular(lower, targets[:, :, None], upper=False)
     return torch.linalg.solve_triangular(lower.mT, forward, upper=True)[:, :, 0]
-
-
-def _cholesky(systems: Tensor) -> Tensor:
-    """Lower Cholesky factors of [b, D, D]; NaN or infinite where one does not exist."""
-    width = systems.shape[1]
-    if width <= _LEAF:
-        return torch.linalg.cholesky_ex(systems)[0]
-    half = width // 2
-    factor = torch.zeros_like(systems)
-    first = _cholesky(systems[:, :half, :half])
-    below = torch.linalg.solve_triangular(
-        first.mT, systems[:, half:, :half], upper=True, left=False
-    )
-    factor[:, :half, :half] = first
-    factor[:, half:, :half] = below
-    factor[:, half:, half:] = _cholesky(systems[:, half:, half:] - below @ below.mT)
-    return factor

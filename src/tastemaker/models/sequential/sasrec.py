@@ -32,7 +32,12 @@ from tastemaker.layers.dropout import Dropout
 from tastemaker.layers.initialisation import initialise_normal
 from tastemaker.layers.transformer import Activation, Norm, TransformerEncoder
 from tastemaker.losses.binary import bce, gbce
-from tastemaker.losses.softmax import candidate_scores, chunked_softmax, full_softmax, sampled_softmax
+from tastemaker.losses.softmax import (
+    candidate_scores,
+    chunked_softmax,
+    full_softmax,
+    sampled_softmax,
+)
 from tastemaker.models.base import GradientConfig, settings
 from tastemaker.models.search import Choice, LogUniform, Uniform
 from tastemaker.models.sequential.encoder import CausalRecommender

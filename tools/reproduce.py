@@ -120,7 +120,8 @@ def ours(row: Row, result: Mapping[str, Any]) -> str:
     """Our values with their intervals."""
     found = [result["metrics"][name] for name in row.metrics]
     return " / ".join(
-        f"{shown(entry['value'])} [{shown(entry['low'])}, {shown(entry['high'])}]" for entry in found
+        f"{shown(entry['value'])} [{shown(entry['low'])}, {shown(entry['high'])}]"
+        for entry in found
     )
 
 
@@ -168,7 +169,9 @@ def results_by_model() -> dict[str, list[str]]:
     found, texts = kept(), {}
     for name, row in rows().items():
         if name in found:
-            values = " / ".join(shown(found[name]["metrics"][metric]["value"]) for metric in row.metrics)
+            values = " / ".join(
+                shown(found[name]["metrics"][metric]["value"]) for metric in row.metrics
+            )
             theirs = f" ({' / '.join(map(shown, row.published))})" if row.published else ""
             text = f"{row.data} {' / '.join(row.metrics)} {values}{theirs}"
             texts.setdefault(row.model, []).append(text)

@@ -1,0 +1,129 @@
+"""Commands that train: one run, or many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tastemaker.cli.options import (
+    Assignments,
+    Config,
+    Data,
+    Device,
+    Filters,
+    Json,
+    Model,
+    Quiet,
+    Seed,
+    SplitSeed,
+    SplitSpec,
+    emit,
+    leads,
+    settings,
+)
+from tastemaker.console import is_quiet, say, set_quiet
+
+__all__ = ["train", "tune"]
+
+
+def train(
+    data: Data,
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--folder", "-o", help="The run's folder [runs/DATA-MODEL]."),
+    ] = None,
+    split: SplitSpec = None,
+    filters: Filters = None,
+    assignments: Assignments = None,
+    config: Config = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    split_seed: SplitSeed = 0,
+    refit: Annotated[bool, typer.Option(help="Train on the validation rows, too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Mirror the log: tensorboard, mlflow. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a method, evaluate it, and keep everything in a run folder."""
+    from tastemaker.experiment.fitting import fit
+
+    set_quiet(quiet or is_quiet() or not leads())
+    run = fit(
+        data,
+        model,
+        out=out,
+        seed=seed,
+        device=device,
+        split=split,
+        split_seed=split_seed,
+        filters=filters or (),
+        refit=refit,
+        overwrite=overwrite,
+        track=track or (),
+        **settings(assignments, config),
+    )
+    if not leads():
+        return
+    if not (as_json or is_quiet()):
+        from tastemaker.experiment import tables
+
+        tables.show(tables.of_run(run, run.record.parts, k=10))
+        say(f"run: {run.folder}  (trained in {run.record.seconds:.1f} s)")
+    if as_json:
+        emit(
+            {
+                "run": str(run.folder),
+                "model": run.record.model,
+                "metrics": run.metrics,
+                "seconds": run.record.seconds,
+            }
+        )
+
+
+def tune(
+    data: Data,
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "--folder", "-o", help="Folder of the trials.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many, earlier calls included.")] = 20,
+    minutes: Annotated[float | None, typer.Option(help="Time, earlier calls included.")] = None,
+    metric: Annotated[str, typer.Option(help="Validation metric to maximise.")] = "ndcg@10",
+    split: SplitSpec = None,
+    filters: Filters = None,
+    assignments: Assignments = None,
+    config: Config = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    split_seed: SplitSeed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search a method's settings on the validation part; --set fixes some of them."""
+    from tastemaker.experiment.tune import tune as search
+
+    set_quiet(quiet or is_quiet())
+    tuned = search(
+        data,
+        model,
+        out=out,
+        trials=trials,
+        minutes=minutes,
+        metric=metric,
+        seed=seed,
+        device=device,
+        split=split,
+        split_seed=split_seed,
+        filters=filters or (),
+        **settings(assignments, config),
+    )
+    if as_json:
+        emit(tuned.to_json())
+    if not (as_json or is_quiet()):
+        from tastemaker.experiment import tables
+
+        tables.show(tables.outcome(tuned))
