@@ -72,7 +72,7 @@ tables: $(STAMP)
 check: lint types layers docs
 
 reproduce: $(STAMP)
-	@$(BIN)/python tools/reproduce.py $(ROW)
+	@status=0; $(BIN)/python tools/reproduce.py $(ROW) || status=1; $(BIN)/python tools/tables.py; exit $$status
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site

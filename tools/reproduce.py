@@ -76,24 +76,30 @@ def rows() -> dict[str, Row]:
     return found
 
 
-def reproduce(row: Row) -> dict[str, Any]:
-    """Train and test one row; its result, as kept in reproduction/results."""
+def reproduce(row: Row) -> dict[str, Any] | None:
+    """Train and test one row; its result, as kept in reproduction/results, or None if it failed."""
     print(f"\n{row.name}: {shlex.join(row.command)}", flush=True)
     command = [sys.executable, "-m", *row.command, "--overwrite", "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{row.name}: the command failed with exit code {done.returncode}")
+        return None
     said = json.loads(done.stdout.splitlines()[-1])
     folder = ROOT / "runs" / "reproduction" / row.name
     tested = json.loads((folder / "evaluation" / "test.json").read_text(encoding="utf-8"))
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    values = tested.get("values") or tested["evaluation"]["values"]
+    machine = json.loads((folder / "run.json").read_text(encoding="utf-8"))["environment"]
     result = {
         "command": shlex.join(row.command),
-        "metrics": {name: values[name] for name in row.metrics},
+        "metrics": {name: tested["values"][name] for name in row.metrics},
         "seed": row.seed,
         "seconds": round(said["seconds"]),
-        "environment": record["environment"],
+        "machine": {
+            "processor": machine["processor"],
+            "cores": machine["cores"],
+            "threads": machine["threads"],
+            "gpu": machine["gpu"],
+            "python": machine["python"],
+            "torch": machine["packages"]["torch"],
+        },
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{row.name}.json"
@@ -130,7 +136,7 @@ def cells(row: Row, result: Mapping[str, Any] | None) -> list[str]:
     figures = [" / ".join(map(shown, values)) or "-" for values in (row.floor, row.published)]
     if result is None:
         return [row.name, " / ".join(row.metrics), "not run", *figures, "-", "-", "-"]
-    machine = result["environment"]
+    machine = result["machine"]
     return [
         row.name,
         " / ".join(row.metrics),
@@ -138,7 +144,7 @@ def cells(row: Row, result: Mapping[str, Any] | None) -> list[str]:
         *figures,
         str(result["seed"]),
         f"{result['seconds']:,}",
-        f"{machine['processor']}, {machine['threads']} threads",
+        f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores",
     ]
 
 
@@ -178,8 +184,10 @@ def results_by_model() -> dict[str, list[str]]:
     return texts
 
 
-def misses(row: Row, result: Mapping[str, Any]) -> list[str]:
-    """The metrics that are below the floor."""
+def faults(row: Row, result: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with a row: that it failed, or the metrics below the floor."""
+    if result is None:
+        return [f"{row.name}: the command failed"]
     return [
         f"{row.name}: {name} is {result['metrics'][name]['value']:.4f}, below {least:.4f}"
         for name, least in zip(row.metrics, row.floor, strict=True)
@@ -195,8 +203,8 @@ def main() -> None:
         raise SystemExit(f"there is no row {unknown[0]!r}; rows: {', '.join(listed)}")
     found = {name: reproduce(listed[name]) for name in chosen}
     print("\n" + markdown(HEADER, [cells(listed[name], found[name]) for name in chosen]))
-    if low := [line for name in chosen for line in misses(listed[name], found[name])]:
-        raise SystemExit("\n".join(low))
+    if wrong := [line for name in chosen for line in faults(listed[name], found[name])]:
+        raise SystemExit("\n".join(wrong))
 
 
 if __name__ == "__main__":

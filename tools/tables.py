@@ -145,9 +145,10 @@ def command(path: tuple[str, ...], found: Any) -> Iterator[str]:
     yield f"```text\n{' '.join([name, *found.collect_usage_pieces(context)])}\n```"
     rows = []
     for parameter in found.params:
-        is_option = parameter.param_type_name == "option"
-        words = (*parameter.opts, *parameter.secondary_opts)
-        spelt = ", ".join(f"`{word}`" for word in words) if is_option else f"`{parameter.metavar}`"
+        if parameter.param_type_name == "option":
+            spelt = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
+        else:
+            spelt = f"`{parameter.metavar or parameter.name.upper()}`"
         rows.append([spelt, parameter.help or ""])
     yield table(["option", "meaning"], rows)
 

@@ -14,6 +14,7 @@ Names are imported when they are first used, so that importing the package costs
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Waiting threads that spin starve the working ones where cores are shared: a training beside two
+# other processes ran four times slower so. Read by OpenMP when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Dataset": ("tastemaker.data", "Dataset"),

@@ -156,6 +156,12 @@ CASES = [
         log=table("a,x,4,1", "b,y", "c,x,1,3"),
     ),
     Case(
+        "ragged-after-text-in-numbers",
+        ("log.csv, row 3", "3 values"),
+        log=table("a,x,4,1", "b,y,5", "c,z,good,7"),
+    ),
+    Case("binary", ("log.csv", "no column 'user'"), log=b"\x00\x01\x02\n\x00\n"),
+    Case(
         "latin-1",
         ("log.csv, row 3", "0xe9", "offset 30", "UTF-8", "iconv"),
         log=table("a,x,4,1", "é,y,5,2").encode("latin-1"),
@@ -237,9 +243,16 @@ CASES = [
         roles={"label": None, "timestamp": None},
     ),
     Case(
+        "json-mixed-types",
+        ("log.jsonl, row 3", "'user'", "5 is a number", "row 1 has text", "one way"),
+        log='{"user":"a","item":"x"}\n\n{"user":5,"item":"y"}\n',
+        file="log.jsonl",
+        roles={"label": None, "timestamp": None},
+    ),
+    Case(
         "json-null-id",
-        ("log.jsonl, row 2", "'item'"),
-        log='{"user":"a","item":"x"}\n{"user":"b","item":null}\n',
+        ("log.jsonl, row 3", "'item'"),
+        log='{"user":"a","item":"x"}\n\n{"user":"b","item":null}\n',
         file="log.jsonl",
         roles={"label": None, "timestamp": None},
     ),

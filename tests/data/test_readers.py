@@ -223,6 +223,16 @@ def test_blocks_join_to_one_vocabulary(tmp_path: Path) -> None:
     assert frame.item_ids.ids.to_pylist() == list(range(1009))
 
 
+def test_json_fields_may_begin_late(tmp_path: Path) -> None:
+    rows = 150_000  # more than one block
+    lines = [f'{{"u": "user{row % 9}", "i": {row % 7}, "shop": null}}' for row in range(rows)]
+    lines[-1] = lines[-1].replace("null", '"east"')
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    data = import_files(tmp_path / "log.jsonl", user="u", item="i", columns={"shop": "categorical"})
+    assert data.n_interactions == rows
+    assert data.interactions.column("shop").null_count == rows - 1
+
+
 def test_ids_of_tables_may_be_typed_otherwise(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("u,i\n1,10\n2,20\n")
     pq.write_table(pa.table({"i": [20, 10, 30], "year": [1, 2, 3]}), tmp_path / "items.parquet")

@@ -22,6 +22,8 @@ from tastemaker.errors import TastemakerError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+
 app = command_group("One system for recommendation: a log in, honest recommendations out.")
 app.add_typer(data_app, name="data")
 for command in (models, train, evaluate, recommend, similar, compare, tune, report, doctor):
@@ -48,7 +50,7 @@ def main() -> None:
         fault = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         _leave(2, f"error: {' '.join(fault.split())}")
     except (KeyboardInterrupt, typer.Abort):
-        _leave(130, "interrupted; the same command goes on where it stood")
+        code = _INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe left: nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(0)
@@ -60,6 +62,8 @@ def main() -> None:
             f"internal error: {type(error).__name__}: {error}; set TASTEMAKER_DEBUG=1 for the "
             "traceback, and please report it",
         )
+    if code == _INTERRUPTED:  # typer, too, makes this of a KeyboardInterrupt
+        _leave(_INTERRUPTED, "interrupted; the same command goes on where it stood")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -76,7 +76,7 @@ def _one_model(entry: Any, as_json: bool) -> None:
 
 
 def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
-    """What is installed, which devices there are, what the caches hold."""
+    """What is installed, which devices there are, what is cached."""
     from tastemaker.experiment.doctor import examine
 
     set_quiet(quiet or is_quiet())

@@ -38,11 +38,13 @@ def evaluate(
         exclude_seen=not include_seen,
     )
     if as_json:
-        emit({"run": str(run), "model": opened.record.model, "part": part, **found.to_json()})
+        metrics = {part: opened.metrics[part]}
+        about = {"run": str(run), "model": opened.record.model, "part": part, "metrics": metrics}
+        emit({**about, **found.to_json()})
         return
     from tastemaker.experiment import tables
 
-    tables.show(tables.of_run(opened, [part]))
+    tables.show(tables.metrics({part: found}, title=f"{opened.record.model} on {part}"))
     typer.echo(f"{found.n_queries:,} queries; {found.protocol}")
 
 
@@ -67,14 +69,17 @@ def recommend(
     quiet: Quiet = False,
 ) -> None:
     """Recommend items for a known user, or for a history."""
+    from tastemaker.experiment import answers
     from tastemaker.experiment.run import open_run
 
     set_quiet(quiet or is_quiet())
     if (user is None) == (history is None):
         raise ConfigError("recommend for whom? give either --user ID or --history ID,ID,...")
     opened = open_run(run, device=device)
-    answer = opened.answer(
-        user,
+    answer = answers.recommend(
+        opened.model,
+        opened.split.train,
+        users=user,
         histories=None if history is None else [ids(history)],
         k=k,
         allow=None if allow is None else ids_of_file(allow),
@@ -82,14 +87,14 @@ def recommend(
         exclude_seen=not include_seen,
     )
     if answer.ignored:
-        say(f"ignored, as the run does not know them: {', '.join(answer.ignored)}")
+        say(f"ignored, as the run does not know them: {answers.some_of(answer.ignored)}")
     title = f"for user {user}" if user is not None else f"after {history}"
     _show_answer(opened, "recommendations", answer, title, as_json)
 
 
 def ids(text: str) -> list[str]:
     """Comma-separated ids; a line break separates, too."""
-    return [part for line in text.splitlines() for part in line.split(",") if part.strip()]
+    return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
 
 
 def ids_of_file(path: Path) -> list[str]:
@@ -127,12 +132,12 @@ def similar(
     quiet: Quiet = False,
 ) -> None:
     """The items most like one."""
-    from tastemaker.experiment.answers import similar as find_similar
+    from tastemaker.experiment import answers
     from tastemaker.experiment.run import open_run
 
     set_quiet(quiet or is_quiet())
     opened = open_run(run, device=device)
-    answer = find_similar(opened.model, opened.dataset, items=item, k=k)
+    answer = answers.similar(opened.model, opened.dataset, items=item, k=k)
     codes = opened.dataset.item_ids.encode([item])
     title = f"like {item} ({opened.dataset.titles(codes)[0]})"
     _show_answer(opened, "similar", answer, title, as_json)
@@ -167,7 +172,7 @@ def report(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's report: one HTML file that needs no network."""
+    """Write a run's report, one HTML file that needs no network."""
     from tastemaker.experiment.run import open_run
 
     set_quiet(quiet or is_quiet())

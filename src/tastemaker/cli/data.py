@@ -30,7 +30,7 @@ def data_list(as_json: Json = False, quiet: Quiet = False) -> None:
         return
     from tastemaker.experiment import tables
 
-    columns = ("name", "users", "items", "interactions", "licence", "where")
+    columns = ("name", "users", "items", "interactions", "where")
     values = [[getattr(listing, column) for column in columns] for listing in listings]
     tables.show(tables.rows(columns, values))
 

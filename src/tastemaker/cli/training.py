@@ -50,7 +50,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a method, evaluate it, and keep everything in a run folder."""
+    """Train a method and evaluate it; a run folder keeps it all."""
     from tastemaker.experiment.fitting import fit
 
     set_quiet(quiet or is_quiet() or not leads())
@@ -103,7 +103,7 @@ def tune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search a method's settings on the validation part; --set fixes some of them."""
+    """Search settings on the validation part; --set fixes some."""
     from tastemaker.experiment.tune import tune as search
 
     set_quiet(quiet or is_quiet())

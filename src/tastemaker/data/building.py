@@ -230,9 +230,9 @@ def _match(
         examples = ", ".join(repr(raw) for raw in missing[:3].to_pylist())
         raise DataError(
             f"{place(first)}, column {column!r}: {ids[int(codes[first])].as_py()!r} is not in the "
-            f"{what}s table {table.source.label}; in all {len(missing):,} of {len(ids):,} {what}s are "
-            f"not ({examples}); add them there, or pass unmatched='drop' to drop and count their "
-            "interactions"
+            f"{what}s table {table.source.label}; in all {len(missing):,} of {len(ids):,} {what}s "
+            f"are not ({examples}); add them there, or pass unmatched='drop' to drop and count "
+            "their interactions"
         )
     extra = pc.invert(pc.is_in(table_ids, value_set=ids))
     all_ids = pa.concat_arrays([ids, table_ids.filter(extra)])

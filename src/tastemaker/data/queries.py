@@ -61,9 +61,17 @@ class Ragged:
 
     def positions(
         self, rows: NDArray[np.int64] | slice, last: int | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Flat positions of the chosen rows' values (their `last` ones), and the row lengths."""
+    ) -> tuple[NDArray[np.int64] | slice, NDArray[np.int64]]:
+        """Where the chosen rows' values (their `last` ones) stand, and the row lengths.
+
+        Returns:
+            An index of `values` (a slice where the rows lie together, else [sum of lengths]
+            int64), and the lengths [number of rows] int64.
+        """
         starts, stops = self.offsets[:-1][rows], self.offsets[1:][rows]
+        if isinstance(rows, slice) and rows.step in (None, 1) and last is None:
+            together = slice(int(starts[0]), int(stops[-1])) if len(starts) else slice(0, 0)
+            return together, stops - starts
         if last is not None:
             starts = np.maximum(starts, stops - last)
         lengths = stops - starts

@@ -27,12 +27,11 @@ class Want(Enum):
     CODED = auto()  # repeated values: a dictionary of text
     NUMBER = auto()
     TIME = auto()
-    TEXT = auto()
-    ANY = auto()  # whatever the reader finds
+    TEXT = auto()  # anything else, as written
 
 
 class TextNeeded(Exception):  # noqa: N818 - a request, not an error
-    """A typed column holds something else: read again with every column as text."""
+    """A column does not keep to the type it began with: read again, `as_text`."""
 
 
 class Source(Protocol):

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,10 @@ class CsvSource:
             except UnicodeDecodeError:
                 _check_utf8(self.path)
                 raise
+            except csv.Error as error:
+                raise DataError(
+                    f"{self.label}, row 1: no header of a text table ({error})"
+                ) from None
 
     def _hint(self, wanted: list[str]) -> str:
         """What to say of missing columns when another separator splits the header."""
@@ -112,13 +117,10 @@ class CsvSource:
     def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
         """Blocks of the file; with `as_text`, numbers and times arrive as written."""
         check_columns(self.label, wants, self.names, hint=self._hint(list(wants)))
-        numeric = {Want.NUMBER: pa.float64(), Want.TIME: pa.int64()}
-        types: dict[str, Any] = {}
-        for name, want in wants.items():
-            if want is Want.CODED:
-                types[name] = _CODED
-            elif want is not Want.ANY:
-                types[name] = pa.large_string() if as_text else numeric.get(want, pa.large_string())
+        kinds = {Want.CODED: _CODED}
+        if not as_text:
+            kinds[Want.NUMBER] = pa.float64()
+        types = {name: kinds.get(want, pa.large_string()) for name, want in wants.items()}
         n_rows = 0
         try:
             if not as_text:
@@ -189,18 +191,18 @@ class CsvSource:
                 ragged.append(row)
                 return "error"
 
-            try:
-                for _ in self._reader([], {}, invalid_row_handler=keep):
+            first = self.names[0]
+            with suppress(pa.ArrowException):
+                for _ in self._reader([first], {first: pa.binary()}, invalid_row_handler=keep):
                     pass
-            except pa.ArrowException:
-                row = ragged[0]
+            for row in ragged:
                 text = row.text if len(row.text) <= 60 else f"{row.text[:57]}..."
                 more = row.actual_columns > row.expected_columns
                 remedy = "quote values that hold the separator" if more else "complete the row"
                 raise DataError(
                     f"{self.place(row.number - 2)}: {row.actual_columns} values where the header "
                     f"has {row.expected_columns}: {text!r}; {remedy}"
-                ) from None
+                )
 
     def place(self, row: int) -> str:
         """File and line; blank lines and line breaks inside quotes are counted."""
@@ -210,14 +212,17 @@ class CsvSource:
         return f"{self.label}, row {line}"
 
 
-def _line_of(path: Path, record: int) -> int | None:
-    """The line number (from 1) of a record (the header is 0), or None when quotes occur before."""
+def _line_of(path: Path, record: int, *, quotes: bool = True) -> int | None:
+    """The line number (from 1) of record 0, 1, ..., the first of which may be a header.
+
+    None when a quote occurs before and `quotes` may hold line breaks.
+    """
     lines = records = 0
     rest = b""
     with _open(path) as stream:
         while block := stream.read(_BLOCK_BYTES):
             block = rest + block
-            if b'"' in block:
+            if quotes and b'"' in block:
                 return None
             ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
             starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
@@ -243,12 +248,13 @@ def _quoted_line_of(path: Path, record: int, separator: str) -> int:
         )
         reader = csv.reader(lines, delimiter=separator)
         before = records = 0
-        for cells in reader:
-            if cells:
-                if records == record:
-                    break
-                records += 1
-            before = reader.line_num
+        with suppress(csv.Error):  # a cell too long for this reader: its row is near enough
+            for cells in reader:
+                if cells:
+                    if records == record:
+                        break
+                    records += 1
+                before = reader.line_num
     return before + 1
 
 
@@ -261,46 +267,64 @@ class JsonSource:
         try:
             self.names = list(self._reader().schema.names)
         except pa.ArrowException as error:
-            self._explain()
-            raise DataError(f"{self.label}: {error}") from error
+            raise self._broken(error) from error
 
     def _reader(self) -> Any:
         options = pajson.ReadOptions(block_size=_BLOCK_BYTES)
         return pajson.open_json(_open(self.path), read_options=options)
 
-    def batches(
-        self,
-        wants: Mapping[str, Want],
-        *,
-        as_text: bool = False,  # noqa: ARG002 - types are known
-    ) -> Iterator[Any]:
-        """Blocks of the file."""
+    def batches(self, wants: Mapping[str, Want], *, as_text: bool = False) -> Iterator[Any]:
+        """Blocks of the file; with `as_text`, of the whole file read at once.
+
+        The reader fixes the types by the first block; only the whole file shows those of a field
+        that is null there.
+        """
         check_columns(self.label, wants, self.names)
         try:
-            for batch in self._reader():
+            blocks = pajson.read_json(_open(self.path)).to_batches() if as_text else self._reader()
+            for batch in blocks:
                 yield batch.select(list(wants))
         except pa.ArrowException as error:
-            self._explain()
-            raise DataError(
-                f"{self.label}: {error}; every line needs the same fields of the same types"
-            ) from error
+            if not as_text:
+                raise TextNeeded from error
+            raise self._broken(error) from error
 
-    def _explain(self) -> None:
-        """Raise a `DataError` for the first line that is not UTF-8 or not a JSON object."""
+    def _broken(self, error: Exception) -> DataError:
+        """The first line that is not UTF-8, no JSON object, or of other types than those before."""
         _check_utf8(self.path)
+        sorts: dict[str, tuple[str, int]] = {}
         with _open(self.path) as stream:
             lines = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig")
             for number, line in enumerate(lines, 1):
                 try:
-                    whole = not line.strip() or isinstance(json.loads(line), dict)
+                    cells = json.loads(line) if line.strip() else {}
                 except json.JSONDecodeError:
-                    whole = False
-                if not whole:
-                    raise DataError(
+                    cells = None
+                if not isinstance(cells, dict):
+                    return DataError(
                         f"{self.label}, row {number}: {line.strip()[:60]!r} is not a JSON object; "
                         "write one object a line"
                     )
+                for name, value in cells.items():
+                    sort = _SORTS.get(type(value))
+                    first, row = sorts.setdefault(name, (sort, number)) if sort else (sort, number)
+                    if first != sort:
+                        return DataError(
+                            f"{self.label}, row {number}, column {name!r}: {value!r} is {sort}, "
+                            f"but row {row} has {first}; write all rows one way"
+                        )
+        return DataError(f"{self.label}: {error}")
 
     def place(self, row: int) -> str:
-        """File and line."""
-        return f"{self.label}, row {row + 1}"
+        """File and line; blank lines are counted."""
+        return f"{self.label}, row {_line_of(self.path, row, quotes=False)}"
+
+
+_SORTS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}

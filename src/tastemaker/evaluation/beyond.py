@@ -151,8 +151,9 @@ class Exposure:
         _, n_groups, width = self._counts.shape
         bands = np.searchsorted(self._lengths, np.arange(self._lengths[-1]), side="right")
         groups = (self._n_queries + np.arange(len(items))) % n_groups
-        rows = (bands * n_groups + groups[:, None]) * width  # [B, K]
-        self._waiting.append((rows + items[:, : self._lengths[-1]] + 1).ravel())
+        places = items[:, : self._lengths[-1]] + (bands * (n_groups * width) + 1)
+        places += groups[:, None] * width  # [B, K]
+        self._waiting.append(places.ravel())
         self._n_waiting += self._waiting[-1].size
         self._n_queries += len(items)
         # Counting passes over all counts, so it waits until there is as much to count.
@@ -188,7 +189,8 @@ def _indicator(items: NDArray[np.int64], offsets: NDArray[np.int64], n_items: in
         items = items[present]
     # 32-bit indices are half the memory traffic of the product.
     columns, rows = items.astype(np.int32), offsets.astype(np.int32)
-    return csr_array((np.ones(len(columns)), columns, rows), shape=(len(rows) - 1, n_items))
+    ones = np.ones(len(columns), np.float32)
+    return csr_array((ones, columns, rows), shape=(len(rows) - 1, n_items))
 
 
 def _scaled(categories: NDArray[np.float64] | Sparse, power: float) -> NDArray[np.float64] | Sparse:
@@ -205,13 +207,14 @@ class ListMetrics:
     """The per-list metrics of one model: facts about items, turned once into what each needs."""
 
     def __init__(self, facts: ItemFacts) -> None:
-        self._popularity = facts.counts.astype(np.float64)
         shares = np.maximum(facts.counts, 1) / max(int(facts.counts.sum()), 1)
-        self._surprise = -np.log2(shares)
+        self._popularity = np.append(facts.counts.astype(np.float64), 0.0)  # [N + 1]
+        self._surprise = np.append(-np.log2(shares), 0.0)
         self._n_items = len(facts.counts)
         if facts.categories is not None:
-            self._directions = _scaled(facts.categories, 0.5)  # unit length
-            self._shares = _scaled(facts.categories, 1.0)  # sum 1
+            # In float32 the sums over lists take half the time, and are right to six digits.
+            self._directions = _scaled(facts.categories, 0.5).astype(np.float32)  # unit length
+            self._shares = _scaled(facts.categories, 1.0).astype(np.float32)  # sum 1
             self._has_category = np.asarray(facts.categories.sum(1)).ravel() > 0
 
     def measure(
@@ -269,10 +272,11 @@ class ListMetrics:
         with np.errstate(invalid="ignore"):
             return np.asarray(sums / sums.sum(1, keepdims=True))
 
-    def _sums(self, rows: Ragged, vectors: NDArray[np.float64] | Sparse) -> NDArray[np.float64]:
+    def _sums(self, rows: Ragged, vectors: NDArray[np.float32] | Sparse) -> NDArray[np.float64]:
         """Sum of the vectors [N, C] of each row's items, [B, C]."""
         sums = _indicator(rows.values, rows.offsets, self._n_items) @ vectors
-        return sums if isinstance(sums, np.ndarray) else np.asarray(sums.toarray())
+        dense = sums if isinstance(sums, np.ndarray) else sums.toarray()
+        return np.asarray(dense, np.float64)
 
 
 def _rows_of(items: NDArray[np.int64]) -> Ragged:
@@ -281,8 +285,10 @@ def _rows_of(items: NDArray[np.int64]) -> Ragged:
 
 
 def _mean_over_list(facts: NDArray[np.float64], items: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of an item fact [N] over each list [B, k]; NaN for a list without items."""
-    padded = np.append(facts, 0.0)  # which -1 takes
-    sums = padded[items].sum(1)
+    """Mean of an item fact over each list [B, k]; NaN for a list without items.
+
+    Facts are [N + 1], the last one 0, which padding -1 picks.
+    """
     n = (items >= 0).sum(1)
-    return np.asarray(np.divide(sums, n, out=np.full(len(items), np.nan), where=n > 0))
+    means = np.full(len(items), np.nan)
+    return np.asarray(np.divide(facts[items].sum(1), n, out=means, where=n > 0))

@@ -36,7 +36,8 @@ __all__ = [
 MAX_GROUPS = 10_000
 JACKKNIFE_GROUPS = 20
 RESAMPLES = 1_000
-FLIPS = 10_000
+FLIPS = 10_000  # so that no p-value is below 1e-4
+FLIP_GROUPS = 1_000
 _BLOCK = 1 << 20  # random draws at once: 8 MB
 
 
@@ -58,7 +59,7 @@ def bootstrap(
     if not values or len(values[0]) == 0:
         return [Estimate(math.nan, math.nan, math.nan, 0)] * len(values)
     rng = np.random.default_rng(seed)
-    sums, counts = _group_sums(values, rng)  # [G, M] each
+    sums, counts = _group_sums(values, rng, MAX_GROUPS)  # [G, M] each
     n = counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums.sum(0) / n
@@ -81,21 +82,21 @@ def _percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _group_sums(
-    values: Sequence[NDArray[np.float64]], rng: np.random.Generator
+    values: Sequence[NDArray[np.float64]], rng: np.random.Generator, most: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of each unit's values, and how many there are, [G, M] each."""
+    """Sums of each unit's values, and how many there are, [G, M] each; at most so many units."""
     n_queries = len(values[0])
-    if n_queries <= MAX_GROUPS:
+    if n_queries <= most:
         stacked = np.stack(values, 1).astype(np.float64)
         present = ~np.isnan(stacked)
         return np.where(present, stacked, 0.0), present.astype(np.float64)
-    groups = rng.permutation(np.arange(n_queries) % MAX_GROUPS)
+    groups = rng.permutation(np.arange(n_queries) % most)
     sums, counts = [], []
     for column in values:
         present = ~np.isnan(column)
         weights = np.where(present, column, 0.0)
-        sums.append(np.bincount(groups, weights, minlength=MAX_GROUPS))
-        counts.append(np.bincount(groups, present, minlength=MAX_GROUPS))
+        sums.append(np.bincount(groups, weights, minlength=most))
+        counts.append(np.bincount(groups, present, minlength=most))
     return np.stack(sums, 1), np.stack(counts, 1)
 
 
@@ -206,12 +207,12 @@ def _paired_t(gap: NDArray[np.float64]) -> float:
 def _sign_flip(gap: NDArray[np.float64], rng: np.random.Generator) -> float:
     """Share of random sign flips whose sum is as far from zero as the one seen.
 
-    Groups of queries flip together where there are many: a flip of groups is one of the flips
+    Above `FLIP_GROUPS` queries, groups of them flip together: a flip of groups is one of the flips
     that leave the null distribution as it is, so the test stays exact.
     """
     if len(gap) < 2:
         return math.nan
-    sums, _ = _group_sums([gap], rng)
+    sums, _ = _group_sums([gap], rng, FLIP_GROUPS)
     units = sums[:, 0]
     seen = abs(float(units.sum()))
     # Sums of the same numbers in another order differ by rounding; such ties count as reached.
@@ -220,8 +221,8 @@ def _sign_flip(gap: NDArray[np.float64], rng: np.random.Generator) -> float:
     step = max(1, _BLOCK // len(units))
     for start in range(0, FLIPS, step):
         rows = min(step, FLIPS - start)
-        signs = rng.integers(0, 2, (rows, len(units)), np.int8)
-        flipped = 2.0 * (signs @ units) - units.sum()
+        kept = rng.integers(0, 2, (rows, len(units)), np.int8).astype(np.float64)
+        flipped = 2.0 * (kept @ units) - units.sum()
         reached += int((np.abs(flipped) >= seen).sum())
     return (reached + 1) / (FLIPS + 1)
 

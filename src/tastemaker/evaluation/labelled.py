@@ -143,7 +143,7 @@ def _score(model: Scorer, part: Part, batch_size: int) -> NDArray[np.float64]:
             items[valid] = part.targets.values[places]
             found = model.score(part.queries.take(rows), torch.from_numpy(items))
             scores[places] = found.cpu().double().numpy()[valid]
-            progress.advance(len(places))
+            progress.advance(int(lengths.sum()))
     return scores
 
 

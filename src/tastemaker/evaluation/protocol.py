@@ -89,7 +89,7 @@ class _Asked:
     Attributes:
         users: [B] int64.
         queries: B queries.
-        targets: B rows, each distinct and not empty.
+        targets: B rows, each sorted, distinct and not empty.
         places: [T] int64, where each target stands in the part's `targets.values`.
         n_skipped: queries of the part without targets.
     """
@@ -106,10 +106,11 @@ class _Asked:
         if len(asked) == 0:
             raise DataError("nothing to evaluate: no query of this part has a target")
         rows, items = part.targets.row_index(), part.targets.values
-        order = np.lexsort((np.arange(len(items)), items, rows))  # by query and item
-        rows, items = rows[order], items[order]
+        pairs = rows * (items.max() + 1) + items
+        order = np.argsort(pairs, kind="stable")  # by query and item
+        rows, items, pairs = rows[order], items[order], pairs[order]
         new = np.ones(len(items), bool)
-        new[1:] = (rows[1:] != rows[:-1]) | (items[1:] != items[:-1])
+        new[1:] = pairs[1:] != pairs[:-1]
         lengths = np.bincount(rows[new], minlength=len(part.targets))[asked].astype(np.int64)
         whole = len(asked) == len(part.targets)
         return cls(
@@ -156,22 +157,19 @@ def evaluate(
         DataError: when no query has a target, or a slice is of another part.
     """
     facts = None if train is None else ItemFacts.of(train)
+    if slices is None:
+        slices = {} if facts is None else standard_slices(part, facts.counts)
     wanted = parse_metrics(_default_metrics(facts) if metrics is None else metrics, ks)
     _check_needs(wanted, facts, candidates)
+    _check_slices(slices, part)
     asked = _Asked.of(part)
     depth = max(metric.k for metric in wanted)
     if candidates is None:
         lists = _full_lists(model, asked, depth, exclude_seen, batch_size)
     else:
-        weights = np.ones(model.n_items, np.int64)
-        if candidates.by == "popularity" and facts is not None:
-            weights = facts.counts
-        lists = _sampled_lists(model, asked, depth, exclude_seen, candidates, weights)
+        lists = _sampled_lists(model, asked, depth, exclude_seen, candidates, facts)
     with measuring(model):
         measured = _measure(lists, asked, wanted, facts, model.n_items)
-    if slices is None:
-        slices = {} if facts is None else standard_slices(part, facts.counts)
-    masked = exclude_seen and candidates is None
     return Evaluation(
         values=_estimates(wanted, measured),
         per_query=measured.per_query,
@@ -179,7 +177,7 @@ def evaluate(
         slices={name: _sliced(wanted, measured, asked, chosen) for name, chosen in slices.items()},
         n_queries=len(asked.users),
         n_skipped=asked.n_skipped,
-        n_unreachable=_count_known(asked, model.n_items) if masked else 0,
+        n_unreachable=_count_known(asked, model.n_items) if exclude_seen and not candidates else 0,
         protocol=_describe(model.n_items, exclude_seen, candidates),
     )
 
@@ -207,6 +205,15 @@ def _check_needs(
             )
     if candidates is not None and candidates.by == "popularity" and facts is None:
         raise ConfigError("candidates by popularity need counts: give evaluate(train=...)")
+
+
+def _check_slices(slices: Mapping[str, NDArray[np.bool_]], part: Part) -> None:
+    for name, chosen in slices.items():
+        if len(chosen) != len(part.targets.values):
+            raise DataError(
+                f"slice {name!r} chooses among {len(chosen)} targets, but the part has "
+                f"{len(part.targets.values)}"
+            )
 
 
 @contextmanager
@@ -240,9 +247,12 @@ def _sampled_lists(
     depth: int,
     exclude_seen: bool,
     candidates: Candidates,
-    weights: NDArray[np.int64],
+    facts: ItemFacts | None,
 ) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     """Lists [b, depth] of each query's targets and drawn items; blocks depend on nothing else."""
+    weights = np.ones(model.n_items, np.int64)
+    if candidates.by == "popularity" and facts is not None:
+        weights = facts.counts
     step = block_size(model.n_items)
     for start in range(0, len(asked.users), step):
         rows = slice(start, min(start + step, len(asked.users)))
@@ -320,10 +330,14 @@ def _mean_popularity(counts: NDArray[np.int64], histories: Ragged) -> float:
 
 
 def _count_known(asked: _Asked, n_items: int) -> int:
-    """How many targets their query's history holds."""
+    """How many targets their query's history holds; targets are sorted and distinct."""
     histories, targets = asked.queries.histories.items, asked.targets
     seen = histories.row_index() * n_items + histories.values
-    return int(np.isin(targets.row_index() * n_items + targets.values, seen).sum())
+    wanted = targets.row_index() * n_items + targets.values
+    places = np.minimum(np.searchsorted(wanted, seen), len(wanted) - 1)
+    known = np.zeros(len(wanted), bool)
+    known[places[wanted[places] == seen]] = True
+    return int(known.sum())
 
 
 def _accuracy(wanted: Sequence[Metric], hits: Hits) -> dict[str, NDArray[np.float64]]:

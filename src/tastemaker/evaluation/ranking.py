@@ -90,10 +90,13 @@ class Hits:
         counted = np.ones(len(ranks), bool) if relevant is None else relevant
         n_relevant = np.bincount(rows[counted], minlength=len(targets)).astype(np.int64)
         hit = np.flatnonzero(counted & (ranks > 0))
-        hit = hit[np.lexsort((ranks[hit], rows[hit]))]
-        first = np.searchsorted(rows[hit], rows[hit])  # where the query's hits begin
-        ordinals = np.arange(len(hit), dtype=np.int64) - first + 1
-        return cls(rows[hit], ranks[hit].astype(np.int64), ordinals, n_relevant)
+        # One key to sort by is several times faster than two, and no two hits share a place.
+        hit = hit[np.argsort(rows[hit] * (int(ranks.max(initial=0)) + 1) + ranks[hit])]
+        rows = rows[hit]
+        n_hits = np.bincount(rows, minlength=len(targets))
+        before = (np.cumsum(n_hits) - n_hits)[rows]  # hits of earlier queries
+        ordinals = np.arange(1, len(hit) + 1, dtype=np.int64) - before
+        return cls(rows, ranks[hit].astype(np.int64), ordinals, n_relevant)
 
     @classmethod
     def of(cls, items: NDArray[np.int64], targets: Ragged) -> Hits:

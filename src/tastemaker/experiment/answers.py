@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tastemaker.data import Dataset
     from tastemaker.models.base import Recommender, TopK
 
-__all__ = ["Answer", "RawId", "recommend", "similar"]
+__all__ = ["Answer", "RawId", "recommend", "similar", "some_of"]
 
 RawId = str | int
 
@@ -79,8 +79,9 @@ def recommend(
     ignored: list[str] = []
     labels: list[RawId]
     if users is not None:
-        labels = _as_list(users)
-        queries = _known_users(train, _codes(labels, dataset.user_ids, "user"))
+        codes = _codes(_as_list(users), dataset.user_ids, "user")
+        labels = dataset.user_ids.decode(codes).to_pylist()
+        queries = _known_users(train, codes)
     else:
         assert histories is not None
         rows = _as_rows(histories)
@@ -103,9 +104,15 @@ def similar(
         DataError: for an unknown item.
     """
     _check_length(k)
-    labels = _as_list(items)
-    found = model.similar(_codes(labels, dataset.item_ids, "item"), k)
-    return Answer(_frame(labels, found, dataset))
+    codes = _codes(_as_list(items), dataset.item_ids, "item")
+    labels = dataset.item_ids.decode(codes).to_pylist()
+    return Answer(_frame(labels, model.similar(codes, k), dataset))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return ", ".join(repr(name) for name in names[:10]) + more
 
 
 def _check_length(k: int) -> None:

@@ -91,14 +91,40 @@ def fit(
         RunError: when the folder holds a finished run or one with other settings.
     """
     kind = find(model).load()
+    place = choose_device(device)
     if out is not None and not overwrite:
         refuse_finished(Path(out))
     dealt = deal(data, split, split_seed, filters, refit=refit, seed=seed)
     dataset = dealt.split.dataset
     folder = Path("runs") / f"{dataset.name}-{model}" if out is None else Path(out)
-    place = choose_device(device)
     fresh = kind.create(settings, dataset, seed=seed)
-    record = RunRecord(
+    record = _record(fresh, model, dealt, seed, filters, evaluate_on)
+    with joined_world(place) as world, ExitStack() as held:
+        if world.leads:
+            trackers = held.enter_context(following(track, folder))
+            listeners = [*listeners, *trackers]
+            held.enter_context(exclusive(folder))
+            record = claim(folder, record, overwrite=overwrite)
+            store_data(dataset, folder)
+        world.wait()
+        if not world.leads:
+            record = RunRecord.read(folder)
+        _complete(folder, record, fresh, dealt.split, world, device, listeners)
+        world.wait()
+    return open_run(folder, device=device)
+
+
+def _record(
+    fresh: Recommender,
+    model: str,
+    dealt: Dealt,
+    seed: int,
+    filters: Sequence[str],
+    evaluate_on: Sequence[PartName],
+) -> RunRecord:
+    """What `run.json` says when a run begins."""
+    dataset = dealt.split.dataset
+    return RunRecord(
         version=__version__,
         status="training",
         model=model,
@@ -116,19 +142,6 @@ def fit(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=describe_environment(),
     )
-    with joined_world(place) as world, ExitStack() as held:
-        if world.leads:
-            trackers = held.enter_context(following(track, folder))
-            listeners = [*listeners, *trackers]
-            held.enter_context(exclusive(folder))
-            record = claim(folder, record, overwrite=overwrite)
-            store_data(dataset, folder)
-        world.wait()
-        if not world.leads:
-            record = RunRecord.read(folder)
-        _complete(folder, record, fresh, dealt.split, world, device, listeners)
-        world.wait()
-    return open_run(folder, device=device)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ __all__ = ["FORMAT", "RunRecord", "TensorShape", "path_inside"]
 
 FORMAT = 1  # version of the run folder; a reader refuses any other
 
-_strict = validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-
 
 @dataclass(frozen=True)
 class TensorShape:
@@ -30,7 +28,7 @@ class TensorShape:
     shape: tuple[int, ...]
 
 
-@_strict
+@validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class RunRecord:
     """The record of a run, as in `run.json`.
 
@@ -113,7 +111,7 @@ class RunRecord:
             where = ".".join(str(step) for step in first["loc"])
             raise RunError(f"{path}, field {where!r}: {first['msg']}") from None
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, **values: Any) -> RunRecord:
         """The record with some fields replaced."""
         return dataclasses.replace(self, **values)
 

@@ -71,15 +71,15 @@ def _header(run: Run) -> str:
 
 
 def _tiles(found: Evaluation, part: str) -> str:
-    tiles = []
-    for name in _HEADLINES:
-        if name in found.values:
-            estimate = found.values[name]
-            tiles.append(
-                f'<div class="card tile"><div class="name">{part} {_metric_name(name)}</div>'
-                f'<div class="value">{number(estimate.value)}</div>'
-                f'<div class="soft">{_interval(estimate)}</div></div>'
-            )
+    chosen = {name: found.values[name] for name in _HEADLINES if name in found.values}
+    if chosen.get("hr@10") == chosen.get("recall@10"):  # one target a query: the same number
+        chosen.pop("hr@10", None)
+    tiles = [
+        f'<div class="card tile"><div class="name">{part} {_metric_name(name)}</div>'
+        f'<div class="value">{number(estimate.value)}</div>'
+        f'<div class="soft">{_interval(estimate)}</div></div>'
+        for name, estimate in chosen.items()
+    ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
@@ -110,8 +110,9 @@ def _validation_chart(stage: str, records: Sequence[Mapping[str, Any]], best: in
         _metric_name(name): [(r["epoch"] + 1, r["valid"][name]) for r in records] for name in names
     }
     kept = {r["epoch"]: r["valid"][names[0]] for r in records}
-    mark = (best + 1, kept[best]) if best in kept else None
-    title = f"{stage}: validation" + (f", best at epoch {best + 1}" if mark and best else "")
+    mark, title = None, f"{stage}: validation"
+    if best is not None and best in kept:
+        mark, title = (best + 1, kept[best]), f"{title}, best at epoch {best + 1}"
     return line_chart(series, title=title, x_label="epoch", mark=mark)
 
 
@@ -119,7 +120,9 @@ def _metrics(kept: Mapping[PartName, Evaluation]) -> str:
     if not kept:
         return ""
     names = list(dict.fromkeys(name for found in kept.values() for name in found.values))
-    head = "".join(f'<th class="number">{part}</th><th>95 % interval</th>' for part in kept)
+    head = "".join(
+        f'<th class="number">{part} <span class="spread">95 % interval</span></th>' for part in kept
+    )
     body = []
     for name in names:
         cells = [f"<td>{_metric_name(name)}</td>"]
@@ -127,7 +130,7 @@ def _metrics(kept: Mapping[PartName, Evaluation]) -> str:
             estimate = found.values.get(name)
             value = "-" if estimate is None else number(estimate.value)
             spread = "" if estimate is None else _interval(estimate)
-            cells.append(f'<td class="number">{value}</td><td class="soft">{spread}</td>')
+            cells.append(f'<td class="number">{value} <span class="spread">{spread}</span></td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(
         f'<p class="soft">{part}: {found.n_queries:,} queries; {escape(found.protocol)}</p>'

@@ -13,7 +13,7 @@ from tastemaker.console import say
 from tastemaker.data import split
 from tastemaker.errors import ConfigError, DataError, RunError
 from tastemaker.evaluation import Evaluation, evaluate
-from tastemaker.experiment.answers import Answer, RawId, recommend, similar
+from tastemaker.experiment.answers import RawId, recommend, similar, some_of
 from tastemaker.experiment.folder import open_data, read_weights
 from tastemaker.experiment.record import RunRecord, path_inside
 from tastemaker.experiment.stored_evaluation import (
@@ -121,16 +121,31 @@ class Run:
             raise DataError(f"the split {self.record.split!r} has no {name} part{what}")
         return found
 
-    def evaluate(self, part: PartName = "test", **protocol: Any) -> Evaluation:
-        """Evaluate on a part, and keep the result in the run.
+    def evaluate(
+        self,
+        part: PartName = "test",
+        *,
+        metrics: Sequence[str] | None = None,
+        ks: Sequence[int] = (10, 20),
+        exclude_seen: bool = True,
+    ) -> Evaluation:
+        """Evaluate on a part, and keep the result in the run in place of the one there.
 
         Args:
             part: `"test"` or `"valid"`.
-            **protocol: how, as `tastemaker.evaluation.evaluate` takes it: `metrics`, `ks`,
-                `exclude_seen`, ...
+            metrics: names such as `"ndcg@10"`, or `"ndcg"` for each of `ks`; all by default.
+            ks: list lengths for names without one.
+            exclude_seen: whether items of a query's history are masked.
         """
         asked = self.part(part)
-        found = evaluate(self.model, asked, train=self.split.train, **protocol)
+        found = evaluate(
+            self.model,
+            asked,
+            train=self.split.train,
+            metrics=metrics,
+            ks=ks,
+            exclude_seen=exclude_seen,
+        )
         save_evaluation(self.folder, part, found, self.dataset, asked)
         self.record.metrics[part] = plain_values(found)
         self.record.save(self.folder)
@@ -140,11 +155,6 @@ class Run:
         """The kept evaluation of a part; `None` when there is none."""
         found = load_evaluation(self.folder, part, self.dataset)
         return None if found is None else found[0]
-
-    def questions(self, part: PartName = "test") -> str | None:
-        """The hash of what the kept evaluation asked, see `questions_of`."""
-        found = load_evaluation(self.folder, part, self.dataset)
-        return None if found is None else found[1]
 
     def recommend(
         self,
@@ -163,8 +173,10 @@ class Run:
         Returns:
             One row a recommended item: query, rank, item, title, score.
         """
-        answer = self.answer(
-            users,
+        answer = recommend(
+            self.model,
+            self.split.train,
+            users=users,
             histories=histories,
             k=k,
             exclude=exclude,
@@ -172,12 +184,8 @@ class Run:
             exclude_seen=exclude_seen,
         )
         if answer.ignored:
-            say(f"ignored, as the run does not know them: {_some(answer.ignored)}")
+            say(f"ignored, as the run does not know them: {some_of(answer.ignored)}")
         return answer.frame
-
-    def answer(self, users: RawId | Iterable[RawId] | None = None, **asked: Any) -> Answer:
-        """What `recommend` finds, with the ids that were ignored."""
-        return recommend(self.model, self.split.train, users=users, **asked)
 
     def similar(self, items: RawId | Iterable[RawId], k: int = 10) -> pl.DataFrame:
         """The k items most like each of the given ones (raw ids): query, rank, item, title, score.
@@ -198,8 +206,3 @@ def plain_values(evaluation: Evaluation) -> dict[str, float | None]:
     """Metric -> value, `None` where it is not defined."""
     found = {name: estimate.to_json()["value"] for name, estimate in evaluation.values.items()}
     return {name: None if value is None else float(value) for name, value in found.items()}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return ", ".join(repr(name) for name in names[:10]) + more

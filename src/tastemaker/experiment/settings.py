@@ -11,7 +11,10 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
 
 from tastemaker.errors import ConfigError
 
@@ -78,15 +81,27 @@ def documented(kind: type[ModelConfig]) -> list[Setting]:
     for owner in reversed(kind.__mro__):
         if dataclasses.is_dataclass(owner):
             comments |= _comments(owner)
+    types = get_type_hints(kind)
     return [
         Setting(
             field.name,
-            field.type if isinstance(field.type, str) else field.type.__name__,
+            _type_name(types[field.name]),
             _default(field),
             comments.get(field.name, ""),
         )
         for field in dataclasses.fields(kind)
     ]
+
+
+def _type_name(kind: Any) -> str:
+    """A type as a person reads it: `"int"`, `"float or None"`, `"'adam' or 'sgd'"`."""
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(value) for value in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_type_name(part) for part in get_args(kind))
+    if kind is NoneType:
+        return "None"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _comments(owner: type) -> dict[str, str]:
@@ -112,11 +127,11 @@ _STATEMENT_ENDS = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDE
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     """The default as a JSON value or, for what has none, as text."""
-    value = field.default
-    factory = field.default_factory
+    value: Any = field.default
+    factory: Any = field.default_factory
     if value is dataclasses.MISSING and factory is not dataclasses.MISSING:
         value = factory()
-    if hasattr(value, "default"):  # pydantic's Field(default=..., ge=...)
+    if isinstance(value, FieldInfo):
         value = value.default
     if value is dataclasses.MISSING:
         return None

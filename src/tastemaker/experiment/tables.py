@@ -33,10 +33,13 @@ __all__ = [
 
 
 def show(table: Table) -> None:
-    """Print to stdout, as wide as the terminal (100 columns when it is a file)."""
-    console = Console()
+    """Print to stdout, as wide as the terminal; at least 100 columns when it is a file."""
+    console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(width=max(100, table.__rich_measure__(console, console.options).maximum))
+        console.width = max(100, table.__rich_measure__(console, console.options).maximum)
+    if table.title is not None:  # outside the table, which may be narrower than its title
+        console.print(table.title, style="bold")
+        table.title = None
     console.print(table)
 
 
@@ -47,8 +50,9 @@ def rows(
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         is_number = all(isinstance(row[index], int | float | None) for row in values)
-        justify = "right" if is_number and values else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+        table.add_column(
+            column, justify="right" if is_number and values else "left", overflow="fold"
+        )
     for row in values:
         table.add_row(*(number(value) for value in row))
     return table
@@ -88,7 +92,9 @@ def metrics(evaluations: Mapping[str, Evaluation], *, title: str | None = None) 
 
 def of_run(run: Run, parts: Sequence[PartName], *, k: int | None = None) -> Table:
     """The kept metrics of a run: all, or those of lists of length `k`."""
-    kept = {part: found for part in parts if (found := run.evaluation(part)) is not None}
+    kept: dict[str, Evaluation] = {
+        part: found for part in parts if (found := run.evaluation(part)) is not None
+    }
     if k is not None:
         kept = {part: _cut_at(found, k) for part, found in kept.items()}
     record = run.record
@@ -119,9 +125,10 @@ def comparison(found: pl.DataFrame, *, baseline: str, part: str) -> Table:
             number(row["p_value"]),
             style="bold" if clear else "",
         )
+    n_queries = int(found["queries"].to_numpy().max())
     table.caption = (
-        f"{found['queries'].max():,} queries; p of a paired permutation test, one for each row: "
-        "among many rows expect some small ones by chance"
+        f"{n_queries:,} queries; p of a paired permutation test, one for each row: among many rows "
+        "expect some small ones by chance"
     )
     table.caption_justify = "left"
     return table
@@ -163,15 +170,16 @@ def examination(found: Mapping[str, Any]) -> list[Table]:
         else f"{len(place['datasets'])} data sets"
         for place in found["data_folders"]
     }
+    places = {"folder": found["cache_folder"], **caches}
     versions = {"tastemaker": found["version"], "python": found["python"], **found["packages"]}
     sections = {
         "versions": versions,
         "extras": extras,
         "devices": devices,
         "threads": found["threads"],
-        f"caches in {found['cache_folder']}": caches or {"": "empty"},
+        "caches": places,
         "data folders (TASTEMAKER_DATA)": folders or {"": "none"},
-        "problems": dict(enumerate(found["problems"], 1)) or {"": "none"},
+        "problems": {str(n): said for n, said in enumerate(found["problems"], 1)} or {"": "none"},
     }
     return [
         facts({str(name): value for name, value in values.items()}, title=title)
@@ -202,8 +210,9 @@ def size(n_bytes: int | None) -> str:
     """Bytes for a person."""
     if n_bytes is None:
         return "unknown"
-    for unit in ("B", "KB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes = n_bytes / 1000
-    return f"{n_bytes:.1f} TB"
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    scaled, units = n_bytes / 1000, ["KB", "MB", "GB", "TB"]
+    while scaled >= 1000 and len(units) > 1:
+        scaled, units = scaled / 1000, units[1:]
+    return f"{scaled:.1f} {units[0]}"

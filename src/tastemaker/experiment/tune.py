@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tastemaker.console import say
 from tastemaker.data import Dataset, Split
 from tastemaker.errors import ConfigError, RunError, nearest
-from tastemaker.experiment.fitting import deal, fit
+from tastemaker.experiment.fitting import Dealt, deal, fit
 from tastemaker.experiment.folder import exclusive
 from tastemaker.experiment.record import RunRecord
 from tastemaker.experiment.run import Run, open_run
@@ -120,6 +120,7 @@ def tune(
         raise ConfigError(f"model {model!r} has nothing to search; train it as it is")
     if trials < 1:
         raise ConfigError(f"trials is {trials}; ask for at least one")
+    limit = _limit(minutes)
     dealt = deal(data, split, split_seed, filters, seed=seed)
     if dealt.split.valid is None:
         raise ConfigError(
@@ -129,29 +130,8 @@ def tune(
     kind.create(fixed, dealt.split.dataset, seed=seed)  # refuses bad settings before any trial
     folder = Path(out)
     with exclusive(folder):
-        _claim(
-            folder,
-            {
-                "model": model,
-                "fingerprint": dealt.split.dataset.fingerprint,
-                "split": dealt.split.name,
-                "split_seed": dealt.seed,
-                "metric": metric,
-                "seed": seed,
-                "fixed": dict(fixed),
-                "space": {name: repr(range_) for name, range_ in space.items()},
-            },
-        )
-        study = optuna.create_study(
-            storage=f"sqlite:///{folder / 'study.db'}",
-            study_name="tune",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(_STARTUP, _WARMUP),
-        )
-        tuning = _Tuning(optuna, study, folder, space, metric, seed, _deadline(minutes))
-        if not study.trials:
-            _enqueue_defaults(study, space, kind.Config().to_json())
+        _claim(folder, _identity(model, dealt, metric, seed, fixed, space))
+        study = _study(optuna, folder, space, kind.Config().to_json())
 
         def train(place: Path, values: Mapping[str, Any], listener: _Listener) -> Run:
             return fit(
@@ -166,8 +146,49 @@ def tune(
                 **{**fixed, **values},
             )
 
+        tuning = _Tuning(optuna, study, folder, space, metric, seed, limit)
         tuning.run(trials, train)
         return tuning.outcome(model, fixed)
+
+
+def _identity(
+    model: str,
+    dealt: Dealt,
+    metric: str,
+    seed: int,
+    fixed: Mapping[str, Any],
+    space: Mapping[str, Search],
+) -> dict[str, Any]:
+    """What must be the same for a folder's tuning to go on."""
+    return {
+        "model": model,
+        "fingerprint": dealt.split.dataset.fingerprint,
+        "split": dealt.split.name,
+        "split_seed": dealt.seed,
+        "metric": metric,
+        "seed": seed,
+        "fixed": dict(fixed),
+        "space": {name: repr(range_) for name, range_ in space.items()},
+    }
+
+
+def _study(
+    optuna: Any, folder: Path, space: Mapping[str, Search], defaults: Mapping[str, Any]
+) -> Any:
+    """The study kept in the folder; a new one begins with the defaults."""
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(_STARTUP, _WARMUP),
+    )
+    inside = {
+        name: defaults[name] for name, range_ in space.items() if _holds(range_, defaults[name])
+    }
+    if inside and not study.trials:
+        study.enqueue_trial(inside)
+    return study
 
 
 _Listener = Callable[["Record"], None]
@@ -177,7 +198,8 @@ class _OutOfTimeError(Exception):
     """The time is spent; the trial under way stays resumable."""
 
 
-def _deadline(minutes: float | None) -> float:
+def _limit(minutes: float | None) -> float:
+    """Seconds for all trials."""
     if minutes is not None and minutes <= 0:
         raise ConfigError(f"minutes is {minutes}; give a positive number")
     return math.inf if minutes is None else 60.0 * minutes
@@ -198,14 +220,6 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
             f"{folder} holds another tuning (its {', '.join(different)} differ); "
             "choose another folder"
         )
-
-
-def _enqueue_defaults(study: Any, space: Mapping[str, Search], defaults: Mapping[str, Any]) -> None:
-    inside = {
-        name: defaults[name] for name, range_ in space.items() if _holds(range_, defaults[name])
-    }
-    if inside:
-        study.enqueue_trial(inside)
 
 
 def _holds(range_: Search, value: Any) -> bool:

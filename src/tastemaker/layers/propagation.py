@@ -61,7 +61,7 @@ class _SymmetricProduct(torch.autograd.Function):
     def forward(ctx: Any, adjacency: Tensor, nodes: Tensor) -> Tensor:
         ctx.adjacency = adjacency
         with torch.autocast(nodes.device.type, enabled=False):
-            return adjacency @ nodes.float()
+            return adjacency @ nodes
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
@@ -78,7 +78,7 @@ def propagate(adjacency: Tensor, nodes: Tensor, num_layers: int) -> list[Tensor]
 
     Args:
         adjacency: [M, M] symmetric sparse CSR; gradients flow to the nodes only.
-        nodes: [M, D] float32.
+        nodes: [M, D] float of the dtype of `adjacency`; autocast does not touch the products.
         num_layers: L, how many products.
 
     Returns:

@@ -22,7 +22,7 @@ _BLOCK = 16  # columns per block maximum: wide enough to shrink the row, narrow 
 _SPARE = 8  # entries looked at beyond k: ties that end among them need no walk
 _ROUNDS = 4  # of the permutation; three leave traces of the item codes
 _LEAST_BITS = 10  # permutations of fewer numbers are too few to look random
-_ROWS, _STEPS = 64, 512  # walked at once: what that needs stays in the cache
+_ROWS, _WALK = 256, 1 << 15  # rows and steps walked at once: what they need stays in the cache
 
 
 def top_k(scores: Tensor, k: int, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def _walk(scores: Tensor, chosen: Tensor, values: Tensor, items: Tensor, keys: T
         items[rows[row], column] = visited[row, step]
         met[rows] = ordinals[:, -1]
         rows = rows[met[rows] < wanted[rows]]
-        start, steps = start + steps, max(4 * k, min(2 * steps, _STEPS))
+        start, steps = start + steps, max(4 * k, min(2 * steps, _WALK // max(len(rows), 1)))
     return items
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 __all__ = ["candidate_scores", "chunked_softmax", "full_softmax", "sampled_softmax"]
 
+_ROW_STEP = 64  # rows of a chunk are padded to a multiple of it
 _CHUNK = 1 << 22  # logits held at once: large enough for the matrix units, small enough for cache
 
 
@@ -196,34 +197,39 @@ def _loss_and_gradients(
     """The mean loss, and its gradients by states, table and bias when `learns`."""
     count, n_items = len(states), len(table)
     wide = torch.float64 if states.dtype == torch.float64 else torch.float32
-    inputs = states.to(narrow or states.dtype)
+    # Zero rows round the count up: kernels compiled per shape then meet few shapes.
+    step = _ROW_STEP if rows >= _ROW_STEP else 1
+    padded, rows = -(-count // step) * step, rows // step * step
+    inputs = F.pad(states.to(narrow or states.dtype), (0, 0, 0, padded - count))
+    chosen = F.pad(targets, (0, padded - count))
     weights = table.to(inputs.dtype)
-    losses = torch.empty(count, dtype=wide, device=states.device)
+    losses = torch.empty(padded, dtype=wide, device=states.device)
     by_states = torch.empty(
-        count if learns else 0, states.shape[1], dtype=wide, device=losses.device
+        padded if learns else 0, states.shape[1], dtype=wide, device=losses.device
     )
     by_table = torch.zeros(states.shape[1], n_items, dtype=wide, device=losses.device)  # transposed
     by_bias = None if bias is None else torch.zeros(n_items, dtype=wide, device=losses.device)
-    buffer = inputs.new_empty(min(rows, count), n_items)
+    buffer = inputs.new_empty(min(rows, padded), n_items)
     second = torch.empty_like(buffer)
-    for start in range(0, count, rows):
-        some = slice(start, min(start + rows, count))
+    for start in range(0, padded, rows):
+        some = slice(start, min(start + rows, padded))
         part = inputs[some]
         logits, probabilities = buffer[: len(part)], second[: len(part)]
         torch.mm(part, weights.T, out=logits)
         if bias is not None:
             logits += bias
         torch.softmax(logits, 1, out=probabilities)
-        losses[some] = probabilities.gather(1, targets[some, None]).squeeze(1)
+        losses[some] = probabilities.gather(1, chosen[some, None]).squeeze(1)
         if learns:
             by_states[some] = probabilities @ weights
             by_table += part.T @ probabilities
             if by_bias is not None:
-                by_bias += probabilities.sum(0, dtype=wide)
+                by_bias += probabilities[: count - start].sum(0, dtype=wide)
+    losses = losses[:count]
     loss = -losses.clamp_min_(torch.finfo(wide).tiny).log_().mean()
     if not learns:
         return loss, []
-    by_states = (by_states - table[targets]) / count
+    by_states = (by_states[:count] - table[targets]) / count
     by_table = by_table.T.contiguous()
     by_table = by_table.index_add_(0, targets, states.to(wide), alpha=-1).div_(count)
     gradients = [by_states, by_table]

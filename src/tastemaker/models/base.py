@@ -19,6 +19,8 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    cast,
+    dataclass_transform,
     runtime_checkable,
 )
 
@@ -66,8 +68,14 @@ class Need(StrEnum):
     KNOWLEDGE = "knowledge"  # a knowledge graph
 
 
-#: Decorator of every Config: frozen, keyword-only, validated, unknown keys refused.
-settings = validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+S = TypeVar("S")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+def settings(kind: type[S]) -> type[S]:
+    """Decorator of every Config: frozen, keyword-only, validated, unknown keys refused."""
+    made = validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)
+    return cast("type[S]", made)
 
 
 @settings
@@ -263,7 +271,7 @@ class Recommender(nn.Module, ABC):
             items: `None` for the whole catalog, or [B, C] int64 item codes, each row its own.
 
         Returns:
-            [B, N] or [B, C] float32.
+            [B, N] or [B, C] float32, in memory that the caller may write to.
         """
 
     @property
@@ -316,14 +324,14 @@ class Recommender(nn.Module, ABC):
     def _recommend_block(
         self, queries: Queries, k: int, exclude: Ragged | None, columns: Tensor | None
     ) -> TopK:
-        scores = self.score(queries).float()  # [B, N], ours to write to
+        scores = self.score(queries).float()  # [B, N]
         if exclude is not None:
             rows = torch.from_numpy(exclude.row_index()).to(self.device)
             scores[rows, torch.from_numpy(exclude.values).to(self.device)] = -torch.inf
         if columns is not None:
-            kept = torch.full_like(scores, -torch.inf)
-            kept[:, columns] = scores[:, columns]
-            scores = kept
+            banned = torch.ones(self.n_items, dtype=torch.bool, device=scores.device)
+            banned[columns] = False
+            scores.masked_fill_(banned, -torch.inf)
         items, values = top_k(scores, k, torch.from_numpy(queries.tie_keys()).to(self.device))
         return TopK(items, values)
 

@@ -55,8 +55,9 @@ class BPRMF(Factors):
         """Settings of BPR-MF."""
 
         hidden_size: int = Field(default=64, ge=1)  # width of the vectors (LightGCN paper)
-        num_negatives: int = Field(default=1, ge=1)  # negatives per positive (paper)
+        num_negatives: int = Field(default=4, ge=1)  # per positive (ours; paper: 1)
         regularization: float = Field(default=1e-2, ge=0)  # L2 weight of a triple's rows (ours)
+        fold_in_regularization: float = Field(default=0.05, gt=0)  # L2 of an unseen user (ours)
         init_std: float = Field(default=0.1, gt=0)  # of the initial entries (LightGCN code)
         batch_size: int = Field(default=2048, ge=1)  # positives (LightGCN paper)
         epochs: int = Field(default=400, ge=1)  # at most (ours)
@@ -68,6 +69,16 @@ class BPRMF(Factors):
         "num_negatives": Choice((1, 4, 16)),
         "regularization": LogUniform(1e-5, 1e-1),
         "learning_rate": LogUniform(1e-4, 1e-2),
+    }
+
+    presets = {
+        "ml-100k": {
+            "num_negatives": 4,
+            "regularization": 1e-2,
+            "learning_rate": 2e-3,
+            "epochs": 100,
+            "monitor": None,
+        },
     }
 
     config: Config
@@ -121,4 +132,4 @@ class BPRMF(Factors):
         """The user's own BPR minimum, to second order."""
         table = self.item_embedding.weight.detach()
         moments = self.cached("moments", lambda: item_moments(table))
-        return fold_in_pairwise(table, moments, histories, self.config.regularization)
+        return fold_in_pairwise(table, moments, histories, self.config.fold_in_regularization)

@@ -2,8 +2,8 @@
 
 "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019, arXiv 1905.03375). Every item is
 predicted from all OTHER items of the history by one ridge regression; all N regressions come from
-a single inverse: with P = (X^T X + lambda I)^-1 the weights are B = I - P / diag(P) by columns, whose
-diagonal is zero.
+a single inverse: with P = (X^T X + lambda I)^-1 the weights are B = I - P / diag(P) by columns,
+whose diagonal is zero.
 
 What we changed: nothing. The inverse is taken in float64 by a Cholesky factorisation, since
 float32 loses digits at a small lambda; `precision="float32"` halves the memory.
@@ -43,10 +43,12 @@ class EASE(ItemToItem):
     class Config(ModelConfig):
         """Settings of EASE."""
 
-        regularization: float = Field(default=500.0, gt=0)  # lambda, in users (paper: 200-1000)
+        regularization: float = Field(default=200.0, gt=0)  # lambda, in users (paper: 200-1000)
         precision: Literal["float64", "float32"] = "float64"  # of the inverse (ours)
 
     search = {"regularization": LogUniform(1.0, 10_000.0)}
+
+    presets = {"ml-100k": {"regularization": 250.0}}
 
     config: Config
     weights: Tensor  # [N, N] float32: row i is what item i of a history adds to every score

@@ -94,7 +94,8 @@ class Factors(Recommender):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._cache.clear()  # derived tensors do not follow the weights to another device
-        return super()._apply(fn, recurse)
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
 
 def fill_unseen(table: Tensor, seen: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
@@ -133,12 +134,13 @@ def fold_in_pairwise(
         table: [N, D] float item vectors.
         moments: `item_moments(table)`.
         histories: B rows of distinct items, none empty.
-        regularization: weight of |u|^2 / 2 per pair; at least 1e-6 is used.
+        regularization: weight of |u|^2 / 2 per pair, positive. One history is less evidence than
+            all of them: it wants more than training does.
 
     Returns:
         [B, D] float32. Cost: D^2 per event and D^3 per row.
     """
     mean, covariance = moments
     lengths = torch.from_numpy(histories.lengths).to(table)
-    ridge = 4 * max(regularization, 1e-6) * lengths
+    ridge = 4 * regularization * lengths
     return 2 * solve_least_squares(table - mean, histories, covariance, lengths, ridge)

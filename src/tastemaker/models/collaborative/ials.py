@@ -7,8 +7,8 @@ initialisation of "Revisiting the Performance of iALS on Item Recommendation Ben
     sum over interactions (1 - u.v)^2 + a0 sum over all pairs (u.v)^2
     + lambda (sum over users (|I_u| + a0 |I|) |u|^2 + sum over items (|U_i| + a0 |U|) |v|^2).
 
-Given V, the best u solves (sum over I_u of v v^T + a0 V^T V + lambda_u I) u = sum over I_u of v with
-one Gramian V^T V for all users, and the items likewise.
+Given V, the best u solves (sum over I_u of v v^T + a0 V^T V + lambda_u I) u = sum over I_u of v,
+with one Gramian V^T V for all users, and the items likewise.
 
 What we changed: the half-steps take a few conjugate-gradient steps from where they are, as
 "Applications of the Conjugate Gradient Method for Implicit Feedback Collaborative Filtering"
@@ -45,7 +45,7 @@ from tastemaker.training.stages import ComputeStage, Stage
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["IALS", "improve"]
+__all__ = ["IALS", "csr_tensor", "improve"]
 
 
 class IALS(Factors):
@@ -68,6 +68,10 @@ class IALS(Factors):
         "unobserved_weight": LogUniform(1e-3, 1.0),
     }
 
+    presets = {
+        "ml-100k": {"hidden_size": 128, "regularization": 0.007, "unobserved_weight": 0.6},
+    }
+
     config: Config
     users: Tensor  # [n_users, D] float32
     items: Tensor  # [N, D] float32
@@ -86,8 +90,8 @@ class IALS(Factors):
     def _fit(self, data: TrainingSet) -> Mapping[str, Tensor]:
         config = self.config
         matrix = data.matrix()
-        by_user = _sparse(matrix, self.device)  # [n_users, N]
-        by_item = _sparse(matrix.T.tocsr(), self.device)  # [N, n_users]
+        by_user = csr_tensor(matrix, self.device)  # [n_users, N]
+        by_item = csr_tensor(matrix.T.tocsr(), self.device)  # [N, n_users]
         users, items = self.users, self.items
         with Progress("ials", config.epochs, unit="epochs") as progress:
             for _ in range(config.epochs):
@@ -106,7 +110,7 @@ class IALS(Factors):
         return improve(rows, own, other, weight, ridge, steps=self.config.cg_steps)
 
     def _ridge(self, lengths: Tensor, n_others: int) -> Tensor:
-        """lambda times the frequency that scales it, [B] float32."""
+        """The weight lambda_u or lambda_i of each row, [B] float32."""
         config = self.config
         return config.regularization * (lengths + config.unobserved_weight * n_others)
 
@@ -177,7 +181,7 @@ def improve(
     return solution
 
 
-def _sparse(matrix: csr_array, device: torch.device) -> Tensor:
+def csr_tensor(matrix: csr_array, device: torch.device) -> Tensor:
     """A SciPy CSR matrix as a torch CSR tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

@@ -47,7 +47,7 @@ class ItemKNN(ItemToItem):
 
         similarity: Measure = "cosine"  # of the items' columns of users (classic)
         num_neighbors: int = Field(default=200, ge=1)  # kept per scored item (ours)
-        shrink: float = Field(default=50.0, ge=0)  # added to the denominator (ours)
+        shrink: float = Field(default=10.0, ge=0)  # added to the denominator (ours)
         normalize: bool = False  # whether what a history item gives sums to 1 (classic)
 
     search = {
@@ -56,6 +56,8 @@ class ItemKNN(ItemToItem):
         "shrink": LogUniform(0.1, 1000.0),
         "normalize": Choice((False, True)),
     }
+
+    presets = {"ml-100k": {"similarity": "pearson", "num_neighbors": 400, "shrink": 70.0}}
 
     config: Config
     offsets: (

@@ -56,7 +56,7 @@ def solve_least_squares(
         column = torch.arange(int(rows.lengths[block[0]]), device=device)
         places = (starts + column).clamp_(max=len(values) - 1)
         codes = torch.where(column < lengths, values[places], len(table))  # [b, L]
-        vectors = padded.index_select(0, codes.flatten()).unflatten(0, codes.shape)  # [b, L, D]
+        vectors = padded.index_select(0, codes.flatten()).view(*codes.shape, width)  # [b, L, D]
         systems = vectors.mT @ vectors
         systems.addcmul_(scale[chosen, None, None], shared)
         systems.diagonal(dim1=1, dim2=2).add_(ridge[chosen, None])
@@ -79,7 +79,8 @@ def _blocks(lengths: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]
 
 
 def _solve_positive(systems: Tensor, targets: Tensor) -> Tensor:
-    """x of `systems` x = `targets` for [b, D, D] symmetric positive definite and [b, D]."""
+    """Solutions of [b, D, D] symmetric positive definite systems with right sides [b, D]."""
     lower = torch.linalg.cholesky_ex(systems)[0]  # NaN where there is none
     forward = torch.linalg.solve_triangular(lower, targets[:, :, None], upper=False)
-    return torch.linalg.solve_triangular(lower.mT, forward, upper=True)[:, :, 0]
+    solutions: Tensor = torch.linalg.solve_triangular(lower.mT, forward, upper=True)
+    return solutions[:, :, 0]

@@ -2,9 +2,9 @@
 
 "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation" (SIGIR 2020, arXiv
 2002.02126). With E_0 the embeddings of users and items and A the normalised graph of their
-interactions, E_{l+1} = A E_l, and the vectors are the mean of E_0 ... E_L: no weights, no activation,
-no self loops. Loss and penalty are those of BPR-MF, the penalty on rows of E_0; with L = 0 the
-method is BPR-MF.
+interactions, E_{l+1} = A E_l, and the vectors are the mean of E_0 ... E_L: no weights, no
+activation, no self loops. Loss and penalty are those of BPR-MF, the penalty on rows of E_0; with
+L = 0 the method is BPR-MF.
 
 What we changed: nothing in training. A user not seen in training is answered as in BPR-MF, from
 the propagated item vectors. The propagated vectors are kept with the model, so answering needs no
@@ -61,6 +61,7 @@ class LightGCN(Factors):
         num_layers: int = Field(default=3, ge=0)  # products L (paper, sec. 4.2)
         num_negatives: int = Field(default=1, ge=1)  # negatives per positive (paper, sec. 3.3)
         regularization: float = Field(default=1e-4, ge=0)  # L2 weight of a triple's rows (paper)
+        fold_in_regularization: float = Field(default=0.05, gt=0)  # L2 of an unseen user (ours)
         init_std: float = Field(default=0.1, gt=0)  # of the initial entries (reference code)
         batch_size: int = Field(default=2048, ge=1)  # positives (paper, sec. 4.1)
         epochs: int = Field(default=1000, ge=1)  # at most (paper, sec. 4.1)
@@ -74,8 +75,19 @@ class LightGCN(Factors):
         "learning_rate": LogUniform(1e-4, 1e-2),
     }
 
+    presets = {
+        "ml-100k": {
+            "num_layers": 2,
+            "num_negatives": 4,
+            "regularization": 1e-4,
+            "learning_rate": 5e-3,
+            "epochs": 75,
+            "monitor": None,
+        },
+    }
+
     config: Config
-    users: Tensor  # [n_users, D] float32 propagated vectors, set when training ends
+    users: Tensor  # [n_users, D] float32 propagated vectors; [0, D] until training ends
     items: Tensor  # [N, D] float32, likewise
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
@@ -86,17 +98,16 @@ class LightGCN(Factors):
         nn.init.normal_(self.item_embedding.weight, std=config.init_std)
         self.register_buffer("users", torch.zeros(0, config.hidden_size))
         self.register_buffer("items", torch.zeros(0, config.hidden_size))
-        self._adjacency: Tensor | None = None  # present while training
+        self._adjacency: Tensor | None = None  # made by stages()
 
     def stages(self, data: TrainingSet) -> Sequence[Stage]:
         """Pairwise training on the graph, then the propagated vectors."""
         config = self.config
+        users, items = torch.from_numpy(data.users), torch.from_numpy(data.items)
         self._adjacency = normalised_adjacency(
-            torch.from_numpy(data.users),
-            torch.from_numpy(data.items),
-            self.n_users,
-            self.n_items,
-        ).to(self.device)
+            users.to(self.device), items.to(self.device), self.n_users, self.n_items
+        )
+        self.users, self.items = self.users[:0], self.items[:0]  # until training ends
         batches = PairBatches.of(data, config.batch_size, num_negatives=config.num_negatives)
         objective = Objective("bpr", self.loss, batches, config.optimizer())
         seen = data.histories().items.lengths > 0
@@ -107,7 +118,7 @@ class LightGCN(Factors):
 
     def propagated(self) -> tuple[Tensor, Tensor]:
         """Users [n_users, D] and items [N, D]: the mean of all layers of the graph."""
-        assert self._adjacency is not None, "only stages() makes the graph"
+        assert self._adjacency is not None, "stages() makes the graph"
         nodes = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         layers = propagate(self._adjacency, nodes, self.config.num_layers)
         mean = torch.stack(layers).mean(0) if len(layers) > 1 else nodes
@@ -140,7 +151,7 @@ class LightGCN(Factors):
 
     @torch.no_grad()
     def _vectors(self) -> tuple[Tensor, Tensor]:
-        if self._adjacency is None:
+        if len(self.users):
             return self.users, self.items
         vectors: tuple[Tensor, Tensor] = self.cached("propagated", self.propagated)
         return vectors
@@ -157,4 +168,4 @@ class LightGCN(Factors):
         """The user's own BPR minimum given the propagated items, to second order."""
         table = self.item_vectors()
         moments = self.cached("moments", lambda: item_moments(table))
-        return fold_in_pairwise(table, moments, histories, self.config.regularization)
+        return fold_in_pairwise(table, moments, histories, self.config.fold_in_regularization)

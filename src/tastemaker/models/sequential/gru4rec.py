@@ -313,7 +313,8 @@ class CandidateBatches:
         drawn = self.sampler.draw((self.num_negatives,), generator)
         law = self.alpha * self.log_counts if self.alpha else np.zeros_like(self.log_counts)
         log_q = law - np.logaddexp.reduce(law) + np.log(self.num_negatives)
-        shared = {"candidates": torch.from_numpy(drawn), "log_q": torch.from_numpy(log_q[drawn])}
+        log_q = log_q.astype(np.float32)[drawn]
+        shared = {"candidates": torch.from_numpy(drawn), "log_q": torch.from_numpy(log_q)}
         return Batch(self.sequences.gather(rows, generator).rows, shared)
 
 
