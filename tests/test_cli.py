@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 
 import pytest
@@ -350,20 +349,3 @@ def test_a_fault_of_the_program_leaves_with_one_and_a_hint(tm, world, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["tastemaker", *map(str, asked)])
     with pytest.raises(ZeroDivisionError):
         main()
-
-
-def test_two_processes_train_one_run_and_speak_once(world, tmp_path):
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-    command = ("train", world / "data", "-m", "sasrec", "-o", tmp_path / "run", *SMALL, "--json")
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node=2", "-m", "tastemaker", *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    assert json.loads(line)["run"] == str(tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["environment"]["processes"] == 2
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,12 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
+def standing(path):
+    """Where inside its stage a checkpoint was taken."""
+    with safe_open(path, framework="pt") as checkpoint:
+        return json.loads(checkpoint.metadata()["state"])["inside"]
+
+
 def test_killed_in_the_middle_of_an_epoch_and_repeated_it_ends_with_the_same_weights(
     data, tmp_path
 ):
@@ -83,13 +90,10 @@ def test_killed_in_the_middle_of_an_epoch_and_repeated_it_ends_with_the_same_wei
     process = subprocess.Popen(
         command(data, killed, *often), env=environment(), stderr=subprocess.DEVNULL
     )
-    state = killed / "checkpoint" / "state.json"
+    path = killed / "checkpoint.safetensors"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        try:
-            inside = json.loads(state.read_text())["inside"]
-        except (OSError, ValueError):
-            inside = {}
+        inside = standing(path) if path.exists() else {}
         if inside.get("epoch", 0) >= 1 and 3 <= inside["turn"] <= 20:
             break
         assert process.poll() is None, "training ended before it could be killed inside an epoch"
@@ -97,7 +101,7 @@ def test_killed_in_the_middle_of_an_epoch_and_repeated_it_ends_with_the_same_wei
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
-    left = json.loads(state.read_text())["inside"]
+    left = standing(path)
     assert left["epoch"] >= 1
     assert left["turn"] > 0, "the checkpoint is not inside an epoch"
     again = run(command(data, killed, *often))
@@ -121,6 +125,7 @@ def test_torchrun_follows_one_process_and_evaluates_once(data, tmp_path):
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(answers) == 1, "more than one process evaluated and answered"
     assert json.loads(answers[0])["metrics"]["test"]["ndcg@10"] > 0
+    assert json.loads((together / "run.json").read_text())["environment"]["processes"] == 2
     expected = load_file(alone / "model.safetensors")
     for name, value in load_file(together / "model.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -106,35 +103,7 @@ def test_interrupted_and_repeated_is_the_uninterrupted_run(dataset, quick, tmp_p
     assert_same_weights(straight.folder, resumed.folder)
     assert resumed.metrics == straight.metrics
     assert len(resumed.history) == quick["epochs"]
-    assert not (broken / "checkpoint").exists()
-
-
-KILLED = """
-import sys
-import tastemaker as tm
-tm.fit(sys.argv[1], "sasrec", out=sys.argv[2], split="leave-one-out", monitor=None,
-       epochs=6, hidden_size=8, max_length=8, num_layers=1, batch_size=4)
-"""
-
-
-def test_killed_and_repeated_is_the_uninterrupted_run(dataset, tmp_path):
-    dataset.save(tmp_path / "data")
-
-    def start(name):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(tmp_path / name)]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-    log = tmp_path / "killed" / "metrics.jsonl"
-    process = start("killed")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert RunRecord.read(tmp_path / "killed").status == "training"
-    others = [start("killed"), start("straight")]
-    assert [process.wait(timeout=120) for process in others] == [0, 0]
-    assert_same_weights(tmp_path / "killed", tmp_path / "straight")
+    assert not (broken / "checkpoint.safetensors").exists()
 
 
 def test_killed_between_weights_and_metrics_only_evaluates(dataset, quick, tmp_path, monkeypatch):
@@ -307,17 +276,19 @@ def test_filters_are_applied_before_the_split_and_kept(dataset, tmp_path):
     assert "kept" in run.record.filtered[0]
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_a_random_split_made_outside_is_dealt_again(dataset, tmp_path, seed):
-    made = tm.split(dataset, "ratio:test=0.2,order=random", seed=seed)
-    run = tm.fit(made, "popularity", out=tmp_path / "run", split_seed=seed)
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_split_made_outside_is_dealt_again(dataset, tmp_path, refit):
+    made = tm.split(dataset, "ratio:valid=0.1,test=0.2,order=random", seed=5)
+    made = made.refit() if refit else made
+    run = tm.fit(made, "popularity", out=tmp_path / "run", seed=1)
     np.testing.assert_array_equal(run.split.train.rows, made.train.rows)
+    assert tm.open_run(tmp_path / "run").split.seed == 5
 
 
-def test_a_split_of_an_unknown_seed_is_refused(dataset, tmp_path):
+def test_a_split_is_not_split_again(dataset, tmp_path):
     made = tm.split(dataset, "ratio:test=0.2,order=random", seed=5)
-    with pytest.raises(ConfigError, match=r"made with another seed than 0 or 1; .*split_seed"):
-        tm.fit(made, "popularity", out=tmp_path / "run", seed=1)
+    with pytest.raises(ConfigError, match="split already"):
+        tm.fit(made, "popularity", out=tmp_path / "run", split_seed=1)
 
 
 def test_the_environment_names_no_host_and_no_path():

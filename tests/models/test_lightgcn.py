@@ -22,7 +22,7 @@ QUICK = {"epochs": 40, "learning_rate": 0.02, "batch_size": 256, "hidden_size": 
 
 def test_without_layers_it_is_exactly_bpr_mf():
     data = training_set(random_matrix())
-    shared = {**QUICK, "epochs": 3, "regularization": 0.01}
+    shared = {**QUICK, "epochs": 3, "regularization": 0.01, "num_negatives": 2}
     lightgcn, bpr_mf = fitted(LightGCN, data, num_layers=0, **shared), fitted(BPRMF, data, **shared)
     queries = all_queries(data)
     for asked in (queries, queries.anonymous()):  # equal up to the order of float32 sums

@@ -81,6 +81,20 @@ def test_a_plan_visits_every_sequence_once_in_batches_of_like_length(lengths, ba
     assert all(np.array_equal(a, b) for a, b in zip(plan, again, strict=True))
 
 
+def test_batches_of_sequences_weigh_about_alike():
+    """Steps move the weights equally far, so a batch of short sequences needs more of them."""
+    generator = np.random.default_rng(0)
+    lengths = np.concatenate([generator.integers(2, 10, 400), generator.integers(80, 100, 100)])
+    data = training_set(*[[k % 6 for k in range(n)] for n in lengths])
+    batches = SequenceBatches.of(data, max_length=100, batch_size=8)
+    plan = batches.plan(generator)
+    targets = np.array([(batches.histories.items.lengths[rows] - 1).sum() for rows in plan])
+    wanted = 8 * (lengths - 1).mean()
+    assert targets.sum() == (lengths - 1).sum()
+    assert np.all(np.abs(targets[targets > wanted / 2] - wanted) <= 100)
+    assert max(len(rows) for rows in plan) > 4 * min(len(rows) for rows in plan)
+
+
 def test_pairs_visit_every_interaction_with_unknown_negatives():
     data = training_set([0, 1, 2, 3, 4], [5, 0], [1, 2, 3])
     batches = PairBatches.of(data, batch_size=4, num_negatives=7)

@@ -106,7 +106,7 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     fit(Regression(epochs=1), DATA, folder=tmp_path)
-    (tmp_path / "checkpoint" / "tensors.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
     with pytest.raises(RunError, match="damaged"):
         fit(Regression(epochs=1), DATA, folder=tmp_path)
 

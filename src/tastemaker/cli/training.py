@@ -47,6 +47,9 @@ def train(
     track: Annotated[
         list[str] | None, typer.Option(help="Mirror the log: tensorboard, mlflow. Repeatable.")
     ] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Time between checkpoints, for resuming.")
+    ] = 60.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +69,7 @@ def train(
         refit=refit,
         overwrite=overwrite,
         track=track or (),
+        checkpoint_seconds=checkpoint_seconds,
         **settings(assignments, config),
     )
     if not leads():

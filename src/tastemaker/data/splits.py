@@ -154,6 +154,8 @@ class Split:
         order_claim: what holds of time. `"user"`: no known event of a user is later than that
             user's targets. `"global"`: also no training event of anybody is later than any
             target. None: nothing. Events of equal time are in stored order.
+        seed: of the random choices; `split(dataset, name, seed)` deals the same again.
+        refitted: whether the validation rows were put into training, see `refit`.
     """
 
     name: str
@@ -162,6 +164,8 @@ class Split:
     test: Part | None
     report: SplitReport
     order_claim: Literal["user", "global"] | None
+    seed: int = 0
+    refitted: bool = False
 
     @property
     def dataset(self) -> Dataset:
@@ -183,7 +187,9 @@ class Split:
         train = TrainingSet(self.dataset, np.flatnonzero(chosen))
         test = None if self.test is None else _addressed(self.test, train)
         report = _report(train, None, test, self.report.dropped, self.report.notes)
-        return Split(self.name, train, None, test, report, self.order_claim)
+        return Split(
+            self.name, train, None, test, report, self.order_claim, self.seed, refitted=True
+        )
 
 
 def parse_split(spec: str) -> Splitter:
@@ -232,7 +238,7 @@ def split(dataset: Dataset, spec: str | Splitter, seed: int = 0) -> Split:
         test = _addressed(_part(train, is_test, known, earlier_only), train)
     dropped = int(np.count_nonzero(parts == DROPPED))
     report = _report(train, valid, test, dropped, assignment.notes)
-    result = Split(str(rule), train, valid, test, report, assignment.order_claim)
+    result = Split(str(rule), train, valid, test, report, assignment.order_claim, seed)
     check_leaks(result)
     return result
 

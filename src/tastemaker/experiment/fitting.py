@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tastemaker import __version__
 from tastemaker.console import say
@@ -35,6 +32,7 @@ from tastemaker.experiment.trackers import following
 from tastemaker.models.base import Recommender
 from tastemaker.models.catalog import find
 from tastemaker.training import fit as train
+from tastemaker.training.fit import CHECKPOINT
 from tastemaker.training.placement import World, choose_device, joined_world
 
 if TYPE_CHECKING:
@@ -61,6 +59,7 @@ def fit(
     overwrite: bool = False,
     evaluate_on: Sequence[PartName] = _BOTH,
     track: Sequence[str] = (),
+    checkpoint_seconds: float = 60.0,
     listeners: Sequence[Callable[[Record], None]] = (),
     **settings: Any,
 ) -> Run:
@@ -82,6 +81,7 @@ def fit(
         overwrite: whether a run that is in the folder already is replaced.
         evaluate_on: the parts to evaluate at the end.
         track: where to mirror the metrics log: `"tensorboard"` (into the run), `"mlflow"`.
+        checkpoint_seconds: time between checkpoints.
         listeners: called with each record of the metrics log; may raise to stop.
         **settings: the method's settings; `preset` names a set of them to start from.
 
@@ -94,7 +94,7 @@ def fit(
     place = choose_device(device)
     if out is not None and not overwrite:
         refuse_finished(Path(out))
-    dealt = deal(data, split, split_seed, filters, refit=refit, seed=seed)
+    dealt = deal(data, split, split_seed, filters, refit=refit)
     dataset = dealt.split.dataset
     folder = Path("runs") / f"{dataset.name}-{model}" if out is None else Path(out)
     fresh = kind.create(settings, dataset, seed=seed)
@@ -109,7 +109,8 @@ def fit(
         world.wait()
         if not world.leads:
             record = RunRecord.read(folder)
-        _complete(folder, record, fresh, dealt.split, world, device, listeners)
+        how = {"device": device, "checkpoint_seconds": checkpoint_seconds, "listeners": listeners}
+        _complete(folder, record, fresh, dealt.split, world, how)
         world.wait()
     return open_run(folder, device=device)
 
@@ -135,8 +136,8 @@ def _record(
         filters=tuple(filters),
         filtered=dealt.filtered,
         split=dealt.split.name,
-        split_seed=dealt.seed,
-        refit=dealt.refit,
+        split_seed=dealt.split.seed,
+        refit=dealt.split.refitted,
         dealt=tuple(dealt.split.report.lines()),
         parts=tuple(evaluate_on),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,18 +147,9 @@ def _record(
 
 @dataclass(frozen=True)
 class Dealt:
-    """A split, and what it takes to deal it again from the stored data.
-
-    Attributes:
-        split: the split itself.
-        seed: of the split.
-        refit: whether its validation rows were put into training.
-        filtered: what the filters before it did, one sentence each.
-    """
+    """A split, and what the filters before it did, one sentence each."""
 
     split: Split
-    seed: int
-    refit: bool
     filtered: tuple[str, ...] = ()
 
 
@@ -168,40 +160,23 @@ def deal(
     filters: Sequence[str] = (),
     *,
     refit: bool = False,
-    seed: int = 0,
 ) -> Dealt:
     """The split to train on, from whatever was given as data; see `fit` for the arguments."""
     if isinstance(data, Split):
-        if spec is not None or filters:
-            raise ConfigError("the data are split already; give split and filters, or a Split")
-        seeds = (0, seed) if split_seed is None else (split_seed,)
-        return _recipe(data.refit() if refit else data, seeds)
+        if spec is not None or filters or split_seed not in (None, data.seed):
+            raise ConfigError(
+                "the data are split already: give a Split, or data with split, split_seed and "
+                "filters"
+            )
+        return Dealt(data.refit() if refit else data)
     dataset = data if isinstance(data, Dataset) else load(data)
     said: list[str] = []
     for text in filters:
         dataset, report = parse_filter(text).apply(dataset)
         said.append(str(report))
         say(said[-1])
-    chosen = 0 if split_seed is None else split_seed
-    dealt = split(dataset, spec or default_split(dataset), seed=chosen)
-    return Dealt(dealt.refit() if refit else dealt, chosen, refit, tuple(said))
-
-
-def _recipe(given: Split, seeds: Sequence[int]) -> Dealt:
-    """How a split that somebody made can be made again.
-
-    Raises:
-        ConfigError: when none of the seeds gives it.
-    """
-    for candidate in dict.fromkeys(seeds):
-        again = split(given.dataset, given.name, seed=candidate)
-        for refit, made in ((False, again), (True, again.refit())):
-            if np.array_equal(made.train.rows, given.train.rows):
-                return Dealt(given, candidate, refit)
-    raise ConfigError(
-        f"the split {given.name!r} was made with another seed than "
-        f"{' or '.join(str(tried) for tried in seeds)}; name it: split_seed=..."
-    )
+    dealt = split(dataset, spec or default_split(dataset), seed=split_seed or 0)
+    return Dealt(dealt.refit() if refit else dealt, tuple(said))
 
 
 def _complete(
@@ -210,20 +185,18 @@ def _complete(
     model: Recommender,
     dealt: Split,
     world: World,
-    device: str,
-    listeners: Sequence[Callable[[Record], None]],
+    how: Mapping[str, Any],
 ) -> None:
-    """Whatever is left to do of a run: train, write weights, evaluate."""
+    """Whatever is left to do of a run: train (`how` is for the trainer), write, evaluate."""
     if record.status in ("training", "stopped"):
         valid = dealt.valid
         result = train(
             model,
             dealt.train,
             seed=record.seed,
-            device=device,
             validate=None if valid is None else _validation(model, valid),
             folder=folder,
-            listeners=listeners,
+            **how,
         )
         if world.leads:
             tensors = write_weights(folder, model.state())
@@ -234,10 +207,10 @@ def _complete(
                 tensors=tensors,
             )
             record.save(folder)
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
     elif world.leads:
         model.load_state(read_weights(folder, record))
-        model.to(choose_device(device)).eval()
+        model.to(choose_device(how["device"])).eval()
     if world.leads:
         _evaluate(folder, record, model, dealt)
 

@@ -17,6 +17,7 @@ from tastemaker.data import Dataset
 from tastemaker.errors import DataError, RunError
 from tastemaker.experiment.record import RunRecord, TensorShape, path_inside
 from tastemaker.files import writing_file
+from tastemaker.training.fit import CHECKPOINT
 
 __all__ = [
     "claim",
@@ -28,7 +29,7 @@ __all__ = [
     "write_weights",
 ]
 
-_PARTS = ("run.json", "data", "model.safetensors", "metrics.jsonl", "checkpoint", "evaluation")
+_PARTS = ("run.json", "data", "model.safetensors", "metrics.jsonl", CHECKPOINT, "evaluation")
 
 
 @contextmanager

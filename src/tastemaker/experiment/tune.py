@@ -116,17 +116,9 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = find(model).load()
     space = {name: range_ for name, range_ in kind.search.items() if name not in fixed}
-    if not space:
-        raise ConfigError(f"model {model!r} has nothing to search; train it as it is")
-    if trials < 1:
-        raise ConfigError(f"trials is {trials}; ask for at least one")
     limit = _limit(minutes)
-    dealt = deal(data, split, split_seed, filters, seed=seed)
-    if dealt.split.valid is None:
-        raise ConfigError(
-            f"the split {dealt.split.name!r} has no validation part to choose settings on; "
-            "choose a split with one"
-        )
+    dealt = deal(data, split, split_seed, filters)
+    _refuse_vain(model, space, trials, dealt)
     kind.create(fixed, dealt.split.dataset, seed=seed)  # refuses bad settings before any trial
     folder = Path(out)
     with exclusive(folder):
@@ -140,7 +132,6 @@ def tune(
                 out=place,
                 seed=seed,
                 device=device,
-                split_seed=dealt.seed,
                 evaluate_on=("valid",),
                 listeners=[listener],
                 **{**fixed, **values},
@@ -149,6 +140,19 @@ def tune(
         tuning = _Tuning(optuna, study, folder, space, metric, seed, limit)
         tuning.run(trials, train)
         return tuning.outcome(model, fixed)
+
+
+def _refuse_vain(model: str, space: Mapping[str, Search], trials: int, dealt: Dealt) -> None:
+    """Raise `ConfigError` when there is nothing to vary, to run or to choose by."""
+    if not space:
+        raise ConfigError(f"model {model!r} has nothing to search; train it as it is")
+    if trials < 1:
+        raise ConfigError(f"trials is {trials}; ask for at least one")
+    if dealt.split.valid is None:
+        raise ConfigError(
+            f"the split {dealt.split.name!r} has no validation part to choose settings on; "
+            "choose a split with one"
+        )
 
 
 def _identity(
@@ -164,7 +168,7 @@ def _identity(
         "model": model,
         "fingerprint": dealt.split.dataset.fingerprint,
         "split": dealt.split.name,
-        "split_seed": dealt.seed,
+        "split_seed": dealt.split.seed,
         "metric": metric,
         "seed": seed,
         "fixed": dict(fixed),

@@ -73,7 +73,7 @@ class PairBatches:
 
 @dataclass(frozen=True)
 class SequenceBatches:
-    """One sequence per user, every position a target, batches of similar length.
+    """One sequence per user, every position a target, batches of like length and equal weight.
 
     A batch has rows `items` [B, L] and `targets` [B, L] int64, right padded with `padding`:
     `targets[b, t]` is the event after `items[b, t]`. L is the longest sequence of the batch,
@@ -84,7 +84,8 @@ class SequenceBatches:
         histories: sequences of at least two events.
         users: [S] int64, whose they are.
         max_length: inputs per sequence, the most recent ones.
-        batch_size: sequences per batch.
+        batch_size: sequences of average length per batch. Batches hold about equally many
+            targets, so that every step weighs alike: more sequences where they are short.
         padding: the code that fills rows, `n_items`.
         columns: aligned columns of the histories to carry along, for inputs and targets.
         mixing: batches per window in which neighbours in length are shuffled together.
@@ -118,17 +119,17 @@ class SequenceBatches:
         return cls(kept, users, max_length, batch_size, data.n_items, tuple(columns))
 
     def plan(self, generator: np.random.Generator) -> Sequence[NDArray[np.int64]]:
-        """Batches of similar length in random order."""
-        lengths = self.histories.items.lengths
+        """Batches of similar length and about equally many targets, in random order."""
+        lengths = self.histories.items.lengths - 1
         order = np.lexsort((generator.random(len(lengths)), lengths))
         window = self.batch_size * self.mixing
         # A random first cut keeps the windows, and so the company a user meets, changing.
         cuts = np.arange(int(generator.integers(1, window + 1)), len(order), window)
         mixed = np.concatenate([generator.permutation(part) for part in np.split(order, cuts)])
-        batches = [
-            mixed[start : start + self.batch_size]
-            for start in range(0, len(mixed), self.batch_size)
-        ]
+        targets = lengths[mixed]
+        middles = np.cumsum(targets) - targets / 2
+        batch = middles // (self.batch_size * lengths.mean())
+        batches = np.split(mixed, np.flatnonzero(np.diff(batch)) + 1)
         return [batches[index] for index in generator.permutation(len(batches))]
 
     def _width(self, longest: int) -> int:

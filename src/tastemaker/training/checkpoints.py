@@ -1,19 +1,20 @@
-"""Checkpoints: one folder of tensors (safetensors) and a JSON state, replaced whole."""
+"""Checkpoints: one safetensors file of tensors, with a JSON state inside, replaced whole."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tastemaker.errors import RunError
-from tastemaker.files import read_json, write_json, writing_folder
+from tastemaker.files import writing_file
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -31,37 +32,36 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `folder`; a reader sees the old one or the new one, whole."""
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint at `path`: whenever the process dies, there is the old or the new."""
     flat = {
         f"{group}/{name}": value.detach().cpu().contiguous().clone()
         for group, tensors in checkpoint.tensors.items()
         for name, value in tensors.items()
     }
-    with writing_folder(folder, replace=True) as temporary:
-        save_file(flat, temporary / "tensors.safetensors")
-        write_json(temporary / "state.json", dict(checkpoint.state))
+    with writing_file(path) as temporary:
+        save_file(flat, temporary, metadata={"state": json.dumps(checkpoint.state)})
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint at `folder`, or `None` when there is none yet.
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint at `path`, or `None` when there is none yet.
 
     Raises:
         RunError: when it is damaged.
     """
-    if not folder.exists():
+    if not path.exists():
         return None
-    try:
-        state = read_json(folder / "state.json")
-        flat = load_file(folder / "tensors.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(
-            f"the checkpoint {folder} is damaged ({error}); remove it to train from the start"
-        ) from error
     tensors: dict[str, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        group, _, name = key.partition("/")
-        tensors.setdefault(group, {})[name] = value
+    try:
+        with safe_open(path, framework="pt") as opened:
+            state = json.loads((opened.metadata() or {})["state"])
+            for key in opened.keys():  # noqa: SIM118 - not a mapping
+                group, _, name = key.partition("/")
+                tensors.setdefault(group, {})[name] = opened.get_tensor(key)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunError(
+            f"the checkpoint {path} is damaged ({error}); remove it to train from the start"
+        ) from error
     return Checkpoint(state, tensors)
 
 

@@ -22,7 +22,9 @@ from tastemaker.training.placement import World, choose_device, joined_world
 from tastemaker.training.randomness import seeded
 from tastemaker.training.stages import ComputeStage, GradientStage, Stage
 
-__all__ = ["FitResult", "Trainable", "fit"]
+__all__ = ["CHECKPOINT", "FitResult", "Trainable", "fit"]
+
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of a fit that is under way
 
 
 class Trainable(Protocol):
@@ -210,14 +212,14 @@ class _Fitting:
             "inside": dict(inside.state),
         }
         write_checkpoint(
-            self.folder / "checkpoint",
+            self.folder / CHECKPOINT,
             Checkpoint(state, {"model": self.model.state(), **inside.tensors}),
         )
         self._saved = time.monotonic()
 
     def _resume(self) -> Checkpoint | None:
         """Take over the checkpoint in the folder; returns where inside a stage it was taken."""
-        found = None if self.folder is None else read_checkpoint(self.folder / "checkpoint")
+        found = None if self.folder is None else read_checkpoint(self.folder / CHECKPOINT)
         if found is None:
             self._rewind_log(0)
             return None

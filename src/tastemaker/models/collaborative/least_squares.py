@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tastemaker.data.queries import Ragged
 from tastemaker.models.collaborative.histories import sum_rows
+from tastemaker.training.loop import TrainingError
 
 __all__ = ["solve_least_squares"]
 
@@ -42,7 +43,7 @@ def solve_least_squares(
         [B, D] of the dtype and device of `table`.
 
     Raises:
-        ArithmeticError: when a system is singular in this precision; a larger ridge mends it.
+        TrainingError: when a system is singular in this precision; a larger ridge mends it.
     """
     width, device = table.shape[1], table.device
     padded = torch.cat([table, table.new_zeros(1, width)])  # code N is a zero vector
@@ -62,7 +63,7 @@ def solve_least_squares(
         systems.diagonal(dim1=1, dim2=2).add_(ridge[chosen, None])
         solutions[chosen] = _solve_positive(systems, targets[chosen])
     if not solutions.isfinite().all():
-        raise ArithmeticError(
+        raise TrainingError(
             f"a least-squares system is singular in {table.dtype}; use a larger regularisation"
         )
     return solutions

@@ -1,0 +1,1 @@
+"""Building blocks of networks: attention, recurrence, propagation, exact top-k."""

@@ -1,0 +1,1 @@
+"""Objectives as plain functions of tensors."""

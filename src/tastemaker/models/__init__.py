@@ -1,0 +1,1 @@
+"""The contract, the table of names, and one module per published method."""

@@ -1,0 +1,1 @@
+"""Methods that learn who took what, without an order."""

@@ -1,0 +1,1 @@
+"""Methods that learn what comes next in a history."""
