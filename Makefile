@@ -61,7 +61,7 @@ types: $(STAMP)
 	@$(BIN)/mypy
 
 layers: $(STAMP)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

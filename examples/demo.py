@@ -20,7 +20,7 @@ USER = 196
 HISTORY = (50, 172, 181, 183, 89)
 SEED = 0
 
-console = Console(width=100, highlight=False)
+console = Console(width=110, highlight=False)
 
 
 def main() -> None:

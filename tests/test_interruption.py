@@ -86,7 +86,7 @@ def test_killed_in_the_middle_of_an_epoch_and_repeated_it_ends_with_the_same_wei
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run(command(data, straight))
 
-    often = ("--checkpoint-seconds", "0")
+    often = ("--checkpoint-seconds", "0.05")
     process = subprocess.Popen(
         command(data, killed, *often), env=environment(), stderr=subprocess.DEVNULL
     )

@@ -34,7 +34,8 @@ def test_taking_rows_and_their_ends(rows, last, data):
 @given(ROWS, st.integers(0, 7))
 def test_padding_keeps_the_ends(rows, length):
     ragged = Ragged.from_lists(rows)
-    for align, place in (("left", lambda row, pad: row + pad), ("right", lambda row, pad: pad + row)):
+    places = {"left": lambda row, pad: row + pad, "right": lambda row, pad: pad + row}
+    for align, place in places.items():
         expected = []
         for row in rows:
             end = row[max(0, len(row) - length) :] if length else []
@@ -63,7 +64,8 @@ def test_users_and_histories_belong_together():
 
 @given(ROWS.filter(bool), st.data())
 def test_a_tie_key_depends_on_its_query_alone(rows, data):
-    users = np.array(data.draw(st.lists(st.integers(-1, 5), min_size=len(rows), max_size=len(rows))))
+    size = len(rows)
+    users = np.array(data.draw(st.lists(st.integers(-1, 5), min_size=size, max_size=size)))
     queries = Queries(users, Histories(Ragged.from_lists(rows)))
     keys = queries.tie_keys()
     for index in range(len(rows)):

@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
-from tastemaker.data.schema import Kind
 from torch import Tensor, nn
 
 from tastemaker.data.queries import Queries, Ragged
+from tastemaker.data.schema import Kind
 from tastemaker.errors import ConfigError, MissingNeedError, nearest
 from tastemaker.layers.selection import top_k
 from tastemaker.training.randomness import seeded

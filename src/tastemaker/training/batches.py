@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -73,22 +74,21 @@ class PairBatches:
 
 @dataclass(frozen=True)
 class SequenceBatches:
-    """One sequence per user, every position a target, batches of like length and equal weight.
+    """One sequence per user, every position a target, batches of like length and equal size.
 
     A batch has rows `items` [B, L] and `targets` [B, L] int64, right padded with `padding`:
-    `targets[b, t]` is the event after `items[b, t]`. L is the longest sequence of the batch,
-    rounded up a little. The random order mixes batches and, inside windows of `mixing` batches,
-    who is batched with whom.
+    `targets[b, t]` is the event after `items[b, t]`. Sequences meet others of their length, L
+    rounded up to a multiple of eight, and B is larger where L is smaller: every step computes
+    about equally much and weighs about alike. There are as many shapes as lengths, so kernels
+    that are compiled, tuned or captured per shape are made once.
 
     Attributes:
         histories: sequences of at least two events.
         users: [S] int64, whose they are.
         max_length: inputs per sequence, the most recent ones.
-        batch_size: sequences of average length per batch. Batches hold about equally many
-            targets, so that every step weighs alike: more sequences where they are short.
+        batch_size: sequences of average length per batch.
         padding: the code that fills rows, `n_items`.
         columns: aligned columns of the histories to carry along, for inputs and targets.
-        mixing: batches per window in which neighbours in length are shuffled together.
     """
 
     histories: Histories
@@ -97,7 +97,6 @@ class SequenceBatches:
     batch_size: int
     padding: int
     columns: Sequence[str] = ()
-    mixing: int = 8
 
     @classmethod
     def of(
@@ -118,33 +117,38 @@ class SequenceBatches:
         kept = histories.take(users, last=max_length + 1)
         return cls(kept, users, max_length, batch_size, data.n_items, tuple(columns))
 
+    @cached_property
+    def widths(self) -> NDArray[np.int64]:
+        """[S] int64 inputs of each sequence's row, padding included."""
+        inputs = self.histories.items.lengths - 1
+        rounded = -(-inputs // _LENGTH_STEP) * _LENGTH_STEP
+        return np.maximum(np.minimum(rounded, self.max_length), inputs)
+
     def plan(self, generator: np.random.Generator) -> Sequence[NDArray[np.int64]]:
-        """Batches of similar length and about equally many targets, in random order."""
-        lengths = self.histories.items.lengths - 1
-        order = np.lexsort((generator.random(len(lengths)), lengths))
-        window = self.batch_size * self.mixing
-        # A random first cut keeps the windows, and so the company a user meets, changing.
-        cuts = np.arange(int(generator.integers(1, window + 1)), len(order), window)
-        mixed = np.concatenate([generator.permutation(part) for part in np.split(order, cuts)])
-        targets = lengths[mixed]
-        middles = np.cumsum(targets) - targets / 2
-        batch = middles // (self.batch_size * lengths.mean())
-        batches = np.split(mixed, np.flatnonzero(np.diff(batch)) + 1)
-        return [batches[index] for index in generator.permutation(len(batches))]
+        """Batches of sequences of one width, in random order.
 
-    def _width(self, longest: int) -> int:
-        """Events per row, so that inputs come in few different lengths.
-
-        Kernels are compiled, tuned or captured per shape: few shapes make a fast first epoch.
+        What does not fill a batch of its width joins the next wider ones.
         """
-        inputs = -(-(longest - 1) // _LENGTH_STEP) * _LENGTH_STEP
-        return max(min(inputs, self.max_length), longest - 1) + 1
+        shuffled_rows = generator.permutation(len(self.widths))
+        tokens = self.batch_size * float(self.widths.mean())
+        batches: list[NDArray[np.int64]] = []
+        waiting = np.empty(0, np.int64)
+        for width in np.unique(self.widths):
+            alike = shuffled_rows[self.widths[shuffled_rows] == width]
+            waiting = np.concatenate([waiting, alike])
+            size = max(1, round(tokens / int(width)))
+            full = len(waiting) // size * size
+            batches += np.split(waiting[:full], range(size, full, size)) if full else []
+            waiting = waiting[full:]
+        if len(waiting):
+            batches.append(waiting)
+        return [batches[index] for index in generator.permutation(len(batches))]
 
     def gather(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         """Inputs and next items of these sequences; nothing is drawn."""
         del generator
         chosen = self.histories.take(rows)
-        width = self._width(int(chosen.items.lengths.max()))
+        width = int(self.widths[rows].max()) + 1
         dense = chosen.items.padded(width, self.padding)
         batch = {
             "items": torch.from_numpy(np.ascontiguousarray(dense[:, :-1])),

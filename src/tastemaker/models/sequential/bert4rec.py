@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from tastemaker.data import Dataset, TrainingSet
 from tastemaker.layers.dropout import Dropout
-from tastemaker.layers.initialisation import initialise_normal
+from tastemaker.layers.initialisation import initialise_normal, initialise_sinusoids
 from tastemaker.layers.transformer import Activation, Norm, TransformerEncoder
 from tastemaker.losses.softmax import chunked_softmax
 from tastemaker.models.base import GradientConfig, settings
@@ -49,14 +49,15 @@ class BERT4RecConfig(GradientConfig):
     num_heads: int = Field(default=2, ge=1)  # attention heads (paper, sec. 4.3)
     feedforward_size: int = Field(default=256, ge=1)  # inner width (paper: 4 D)
     activation: Activation = "gelu"  # of the feed-forward part (paper, sec. 3.3)
-    norm: Norm = "post"  # where the norms stand (paper, sec. 3.3)
+    norm: Norm = "pre"  # where the norms stand (ours; paper: "post")
     max_length: int = Field(default=200, ge=2)  # events looked at, the mask included (ML-1M)
     dropout: float = Field(default=0.2, ge=0, lt=1)  # reference code, ML-1M
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # ours; reference code: 0.2
     mask_ratio: float = Field(default=0.2, gt=0, le=1)  # masked share of a row (ML-1M)
     last_only_share: float = Field(default=0.1, ge=0, le=1)  # rows with the last alone masked
     projection_head: bool = False  # the paper's dense, GELU, norm and bias per item
-    batch_size: int = Field(default=32, ge=1)  # sequences
+    learning_rate: float = Field(default=2e-3, gt=0)  # ours; paper: 1e-4
+    batch_size: int = Field(default=16, ge=1)  # sequences; ours; paper: 256
 
 
 class BERT4Rec(SequentialRecommender):
@@ -96,7 +97,11 @@ class BERT4Rec(SequentialRecommender):
         if config.projection_head:
             self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
             self.item_bias = nn.Parameter(torch.zeros(self.n_items))
+        # N(0, 0.02) everywhere, as in BERT, is too small at this width: attention stays uniform and
+        # training rests on item popularity for many epochs.
         initialise_normal(self)
+        initialise_normal(self.encoder, width**-0.5)
+        initialise_sinusoids(self.position_embeddings.weight, 0.06)
 
     @property
     def mask(self) -> int:

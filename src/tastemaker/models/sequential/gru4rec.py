@@ -75,7 +75,8 @@ class GRU4RecConfig(GradientConfig):
     logq: float = Field(default=1.0, ge=0)  # strength of the logQ correction of "sampled"
     elu: float = Field(default=0.5, ge=0)  # ELU on scores in bpr-max; 0 = none (authors' code)
     score_decay: float = Field(default=1.0, ge=0)  # bpr-max: weight of squared scores (bpreg)
-    batch_size: int = Field(default=32, ge=1)  # histories or session slots
+    learning_rate: float = Field(default=5e-3, gt=0)  # of Adam, ours; RecSys'23: 1e-3
+    batch_size: int = Field(default=16, ge=1)  # histories or session slots (ours; RecSys'23: 128)
 
     def optimizer(self) -> Optimizer:
         """Adam for histories, Adagrad for sessions."""

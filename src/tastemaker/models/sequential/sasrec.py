@@ -73,7 +73,7 @@ class SASRecConfig(GradientConfig):
     calibration: float = Field(default=0.75, ge=0, le=1)  # t of gbce (gSASRec, ML-1M)
     temperature: float = Field(default=1.0, gt=0)  # divides the training scores (ours)
     cosine: bool = False  # score by cosine instead of dot product (HSTU's baseline)
-    batch_size: int = Field(default=32, ge=1)  # sequences; many small steps learn faster (ours)
+    batch_size: int = Field(default=16, ge=1)  # sequences; ours: many small steps; paper: 128
 
 
 class SASRec(CausalRecommender):
