@@ -57,6 +57,17 @@ def test_columns_follow_their_histories():
     assert histories.padded_column("timestamp", 2, 0).tolist() == [[20, 30], [0, 0], [40, 50]]
 
 
+def test_windows_count_from_the_end():
+    items = Ragged.from_lists([[0, 1, 2, 3, 4, 5, 6], [7], [8, 9], []])
+    histories = Histories(items, {"timestamp": np.arange(10) * 10})
+    windows, rows = histories.windows(4, 3)
+    assert lists(windows.items) == [[3, 4, 5, 6], [0, 1, 2, 3], [8, 9]]
+    assert rows.tolist() == [0, 0, 2]
+    assert windows.columns["timestamp"].tolist() == [30, 40, 50, 60, 0, 10, 20, 30, 80, 90]
+    overlapping, _ = histories.windows(4, 2)
+    assert lists(overlapping.items)[:3] == [[3, 4, 5, 6], [1, 2, 3, 4], [0, 1, 2]]
+
+
 def test_users_and_histories_belong_together():
     with pytest.raises(ValueError, match="2 users but 1 histories"):
         Queries(np.array([0, 1]), Histories(Ragged.from_lists([[1]])))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tastemaker.data import Queries
+from tastemaker.errors import ConfigError
 from tastemaker.models.sequential.bert4rec import BERT4Rec
 from tastemaker.training import fit
 from tests.models.sequences import first_batch, log, random_log, shaken, walks
@@ -180,3 +181,8 @@ def test_it_learns_a_ring():
     asked = Queries.from_histories([[item - 2, item - 1, item] for item in range(2, 12)])
     best = model.recommend(asked, 1, exclude=asked.histories.items).items.squeeze(1)
     assert (best == torch.arange(3, 13)).sum() >= 8
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ConfigError, match="'num_heads': 3 does not divide hidden_size, 16"):
+        built(num_heads=3)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tastemaker.data import Queries
+from tastemaker.errors import ConfigError
 from tastemaker.losses.softmax import full_softmax
 from tastemaker.models.sequential.gru4rec import GRU4Rec, bpr_max
 from tastemaker.training import fit
@@ -200,3 +201,8 @@ def test_presets_are_valid():
     data = random_log()
     for preset in GRU4Rec.presets:
         assert GRU4Rec.create({"preset": preset}, data.dataset).config.batching == "sessions"
+
+
+def test_session_batches_with_the_full_softmax_are_refused():
+    with pytest.raises(ConfigError, match="choose 'sampled' or 'bpr-max'"):
+        built(batching="sessions")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tastemaker.data import Queries
+from tastemaker.errors import ConfigError
 from tastemaker.models.sequential.sasrec import SASRec
 from tastemaker.training import fit
 from tests.models.sequences import first_batch, log, random_log, shaken, walks
@@ -157,3 +158,8 @@ def test_scores_of_chosen_items_are_those_of_the_catalog():
     asked = Queries.from_histories([[1, 2, 3], [], [4]])
     items = torch.from_numpy(np.array([[0, 5], [29, 29], [7, 1]]))
     torch.testing.assert_close(model.score(asked, items), model.score(asked).gather(1, items))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ConfigError, match="'num_heads': 3 does not divide hidden_size, 16"):
+        built(num_heads=3)

@@ -65,6 +65,15 @@ def test_long_sequences_keep_the_most_recent_inputs():
     assert batch["targets"].tolist() == codes(data, [[4, 5]])
 
 
+def test_windows_make_a_target_of_every_event_once():
+    data = training_set([0, 1, 2, 3, 4, 5], [1, 2])
+    batches = SequenceBatches.of(data, max_length=2, batch_size=9, stride=2)
+    assert batches.users.tolist() == [0, 0, 0, 1]
+    batch = batches.gather(np.arange(4), np.random.default_rng(0))
+    assert batch["items"].tolist() == codes(data, [[3, 4], [1, 2], [0, -1], [1, -1]])
+    assert batch["targets"].tolist() == codes(data, [[4, 5], [2, 3], [1, -1], [2, -1]])
+
+
 def test_sequences_without_a_next_item_are_refused():
     with pytest.raises(DataError, match="no user has two"):
         SequenceBatches.of(training_set([0], [1]), max_length=3, batch_size=2)

@@ -74,11 +74,7 @@ class Ragged:
             return together, stops - starts
         if last is not None:
             starts = np.maximum(starts, stops - last)
-        lengths = stops - starts
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        flat = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
-        return flat, lengths
+        return _runs(starts, stops), stops - starts
 
     def take(self, rows: NDArray[np.int64] | slice, last: int | None = None) -> Ragged:
         """The chosen rows, each cut to its `last` values when given."""
@@ -89,6 +85,14 @@ class Ragged:
         """Rows' last `length` values as [B, length] int64; `align="left"` puts padding behind."""
         flat, lengths = self.positions(slice(None), length)
         return _pad(self.values[flat], lengths, length, fill, align)
+
+
+def _runs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each start up to its stop, one run behind the other."""
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def _pad(
@@ -127,6 +131,25 @@ class Histories:
         flat, lengths = self.items.positions(rows, last)
         items = Ragged.from_lengths(self.items.values[flat], lengths)
         return Histories(items, {name: column[flat] for name, column in self.columns.items()})
+
+    def windows(self, size: int, stride: int) -> tuple[Histories, NDArray[np.int64]]:
+        """Every history in windows of at most `size` events, the most recent one first.
+
+        Windows end at the last event and every `stride` events before it, as long as two events
+        are left; shorter histories have none.
+
+        Returns:
+            The windows, and the row of the history each is of, [number of windows] int64.
+        """
+        lengths = self.items.lengths
+        counts = np.where(lengths < 2, 0, np.maximum(1, -(-(lengths - 1) // stride)))
+        rows = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
+        nth = np.arange(len(rows), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+        stops = self.items.offsets[1:][rows] - nth * stride
+        starts = np.maximum(self.items.offsets[:-1][rows], stops - size)
+        flat = _runs(starts, stops)
+        items = Ragged.from_lengths(self.items.values[flat], stops - starts)
+        return Histories(items, {name: column[flat] for name, column in self.columns.items()}), rows
 
     def padded_column(
         self, name: str, length: int, fill: float, *, align: str = "left"

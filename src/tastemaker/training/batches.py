@@ -74,7 +74,7 @@ class PairBatches:
 
 @dataclass(frozen=True)
 class SequenceBatches:
-    """One sequence per user, every position a target, batches of like length and equal size.
+    """Sequences of users, every position a target, batches of like length and equal size.
 
     A batch has rows `items` [B, L] and `targets` [B, L] int64, right padded with `padding`:
     `targets[b, t]` is the event after `items[b, t]`. Sequences meet others of their length, L
@@ -100,21 +100,38 @@ class SequenceBatches:
 
     @classmethod
     def of(
-        cls, data: TrainingSet, max_length: int, batch_size: int, *, columns: Sequence[str] = ()
+        cls,
+        data: TrainingSet,
+        max_length: int,
+        batch_size: int,
+        *,
+        stride: int | None = None,
+        columns: Sequence[str] = (),
     ) -> SequenceBatches:
         """The training histories of two or more events.
+
+        Args:
+            data: what to train on.
+            max_length: inputs per sequence.
+            batch_size: sequences of average length per batch.
+            stride: histories that are too long give a sequence every `stride` events, counted
+                from the end; `None` keeps the most recent one alone.
+            columns: of the interactions, to carry along.
 
         Raises:
             DataError: when nobody has two training events.
         """
         histories = data.histories(columns=tuple(columns))
-        users = np.flatnonzero(histories.items.lengths >= 2)
-        if not len(users):
+        if histories.items.lengths.max(initial=0) < 2:
             raise DataError(
                 "no user has two or more training interactions, so there is no next item to learn "
                 "from; use a method without order, such as item-knn, or more data"
             )
-        kept = histories.take(users, last=max_length + 1)
+        if stride is None:
+            users = np.flatnonzero(histories.items.lengths >= 2)
+            kept = histories.take(users, last=max_length + 1)
+        else:
+            kept, users = histories.windows(max_length + 1, stride)
         return cls(kept, users, max_length, batch_size, data.n_items, tuple(columns))
 
     @cached_property

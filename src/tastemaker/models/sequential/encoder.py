@@ -15,12 +15,22 @@ from torch import Tensor, nn
 
 from tastemaker.data import Dataset
 from tastemaker.data.queries import Queries, Ragged
+from tastemaker.errors import ConfigError
 from tastemaker.models.base import ModelConfig, Need, Recommender
 from tastemaker.training.stages import Batch
 
-__all__ = ["CausalRecommender", "SequentialRecommender"]
+__all__ = ["CausalRecommender", "SequentialRecommender", "refuse_uneven_heads"]
 
 _TOKENS = 1 << 15  # positions encoded at once when scoring
+
+
+def refuse_uneven_heads(hidden_size: int, num_heads: int) -> None:
+    """Raise `ConfigError` when the heads do not divide the width."""
+    if hidden_size % num_heads:
+        raise ConfigError(
+            f"setting 'num_heads': {num_heads} does not divide hidden_size, {hidden_size}; "
+            "choose a divisor"
+        )
 
 
 class SequentialRecommender(Recommender):

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Ragged
-from tastemaker.errors import DataError
+from tastemaker.errors import ConfigError, DataError
 from tastemaker.layers.dropout import Dropout
 from tastemaker.layers.initialisation import initialise_normal
 from tastemaker.layers.recurrent import GRUEncoder
@@ -54,19 +54,19 @@ from tastemaker.training.stages import (
     Optimizer,
 )
 
-__all__ = ["GRU4Rec", "GRU4RecConfig", "SessionBatches", "bpr_max"]
+__all__ = ["CandidateBatches", "GRU4Rec", "GRU4RecConfig", "SessionBatches", "bpr_max"]
 
 
 @settings
 class GRU4RecConfig(GradientConfig):
     """Settings of GRU4Rec."""
 
-    hidden_size: int = Field(default=64, ge=1)  # width of states and item vectors (RecSys'23)
+    hidden_size: int = Field(default=128, ge=1)  # width of states and items (ours; RecSys'23: 64)
     num_layers: int = Field(default=1, ge=1)  # GRU layers (paper)
     constrained: bool = True  # one item table for input and output (authors' code), else two
     item_bias: bool = False  # a learned score per item (authors' code: always)
-    embedding_dropout: float = Field(default=0.0, ge=0, lt=1)  # of input vectors (authors: p_embed)
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # of layer outputs (authors' p_hidden; ours)
+    embedding_dropout: float = Field(default=0.2, ge=0, lt=1)  # of inputs (authors' p_embed; ours)
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # of layer outputs (authors' p_hidden; ours)
     max_length: int = Field(default=200, ge=1)  # most recent events looked at (RecSys'23)
     batching: Literal["histories", "sessions"] = "histories"  # whole rows, or session-parallel
     loss: Literal["chunked", "sampled", "bpr-max"] = "chunked"  # softmax over all, or sampled items
@@ -130,6 +130,11 @@ class GRU4Rec(CausalRecommender):
     carried: Tensor  # [num_layers, slots, D] states of the session slots, while training
 
     def __init__(self, config: GRU4RecConfig, dataset: Dataset) -> None:
+        if config.batching == "sessions" and config.loss == "chunked":
+            raise ConfigError(
+                "setting 'loss': 'chunked' scores the whole catalog, but batching 'sessions' "
+                "scores candidates; choose 'sampled' or 'bpr-max', or batching 'histories'"
+            )
         width = config.hidden_size
         super().__init__(config, dataset, width=width, max_length=config.max_length)
         self.input_embeddings = (

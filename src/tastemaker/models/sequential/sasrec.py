@@ -40,12 +40,12 @@ from tastemaker.losses.softmax import (
 )
 from tastemaker.models.base import GradientConfig, settings
 from tastemaker.models.search import Choice, LogUniform, Uniform
-from tastemaker.models.sequential.encoder import CausalRecommender
+from tastemaker.models.sequential.encoder import CausalRecommender, refuse_uneven_heads
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import Batch, Batches, GradientStage, Loss, Objective
 
-__all__ = ["SASRec", "SASRecConfig"]
+__all__ = ["NegativeBatches", "SASRec", "SASRecConfig"]
 
 SequenceLoss = Literal["chunked", "full", "sampled", "bce", "gbce"]
 
@@ -66,6 +66,8 @@ class SASRecConfig(GradientConfig):
     output_projection: bool = True  # linear map after the heads (RecSys'23 study; paper: none)
     scale_embeddings: bool = True  # item vectors times sqrt(D) at the input (reference code)
     max_length: int = Field(default=200, ge=1)  # most recent events looked at (paper, ML-1M)
+    window_stride: int | None = Field(default=None, ge=1)  # longer histories train in windows that
+    # end this many events apart; None: the most recent window alone (paper)
     dropout: float = Field(default=0.2, ge=0, lt=1)  # paper, dense data; 0.5 on sparse data
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # of attention weights (ours)
     loss: SequenceLoss = "chunked"  # softmax over all items ("full": same, plain), or sampled ones
@@ -73,6 +75,7 @@ class SASRecConfig(GradientConfig):
     calibration: float = Field(default=0.75, ge=0, le=1)  # t of gbce (gSASRec, ML-1M)
     temperature: float = Field(default=1.0, gt=0)  # divides the training scores (ours)
     cosine: bool = False  # score by cosine instead of dot product (HSTU's baseline)
+    learning_rate: float = Field(default=2e-3, gt=0)  # ours, validated on ML-1M; paper: 1e-3
     batch_size: int = Field(default=16, ge=1)  # sequences; ours: many small steps; paper: 128
 
 
@@ -92,6 +95,7 @@ class SASRec(CausalRecommender):
 
     def __init__(self, config: SASRecConfig, dataset: Dataset) -> None:
         width = config.hidden_size
+        refuse_uneven_heads(width, config.num_heads)
         super().__init__(config, dataset, width=width, max_length=config.max_length)
         self.position_embeddings = nn.Embedding(config.max_length, width)
         self.input_scale = width**0.5 if config.scale_embeddings else 1.0
@@ -107,7 +111,10 @@ class SASRec(CausalRecommender):
             dropout=config.dropout,
             attention_dropout=config.attention_dropout,
         )
+        # N(0, 0.02) is right for tables that softmax scores come from; inside the blocks it is too
+        # small at such widths: attention stays uniform for epochs.
         initialise_normal(self)
+        initialise_normal(self.encoder, width**-0.5)
 
     def encode(self, items: Tensor) -> Tensor:
         """States after each event: [B, L] int64 right padded to [B, L, D] float."""
@@ -124,7 +131,9 @@ class SASRec(CausalRecommender):
     def stages(self, data: TrainingSet) -> Sequence[GradientStage]:
         """One gradient stage over all positions of one sequence per user."""
         config = self.config
-        sequences = SequenceBatches.of(data, config.max_length, config.batch_size)
+        sequences = SequenceBatches.of(
+            data, config.max_length, config.batch_size, stride=config.window_stride
+        )
         batches: Batches = sequences
         if config.loss in _NUM_NEGATIVES:
             known = None if config.loss == "gbce" else data.histories().items
