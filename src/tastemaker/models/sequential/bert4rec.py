@@ -39,34 +39,32 @@ from tastemaker.models.sequential.encoder import SequentialRecommender, refuse_u
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.stages import Batch, GradientStage, Loss, Objective
 
-__all__ = ["BERT4Rec", "BERT4RecConfig", "ClozeBatches"]
-
-
-@settings
-class BERT4RecConfig(GradientConfig):
-    """Settings of BERT4Rec."""
-
-    hidden_size: int = Field(default=64, ge=1)  # width (paper, sec. 4.3)
-    num_layers: int = Field(default=2, ge=0)  # blocks (paper, sec. 4.3)
-    num_heads: int = Field(default=2, ge=1)  # attention heads (paper, sec. 4.3)
-    feedforward_size: int = Field(default=256, ge=1)  # inner width (paper: 4 D)
-    activation: Activation = "gelu"  # of the feed-forward part (paper, sec. 3.3)
-    norm: Norm = "pre"  # where the norms stand (ours; paper: "post")
-    max_length: int = Field(default=200, ge=2)  # events looked at, the mask included (ML-1M)
-    dropout: float = Field(default=0.2, ge=0, lt=1)  # reference code, ML-1M
-    attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # ours; reference code: 0.2
-    mask_ratio: float = Field(default=0.3, gt=0, le=1)  # masked share of a row (ours; ML-1M: 0.2)
-    last_only_share: float = Field(default=0.1, ge=0, le=1)  # rows with the last alone masked
-    projection_head: bool = False  # the paper's dense, GELU, norm and bias per item
-    learning_rate: float = Field(default=2e-3, gt=0)  # ours; paper: 1e-4
-    batch_size: int = Field(default=16, ge=1)  # sequences; ours; paper: 256
+__all__ = ["BERT4Rec", "ClozeBatches"]
 
 
 class BERT4Rec(SequentialRecommender):
     """Masked-item recommendation."""
 
-    Config = BERT4RecConfig
-    config: BERT4RecConfig
+    @settings
+    class Config(GradientConfig):
+        """Settings of BERT4Rec."""
+
+        hidden_size: int = Field(default=64, ge=1)  # width (paper, sec. 4.3)
+        num_layers: int = Field(default=2, ge=0)  # blocks (paper, sec. 4.3)
+        num_heads: int = Field(default=2, ge=1)  # attention heads (paper, sec. 4.3)
+        feedforward_size: int = Field(default=256, ge=1)  # inner width (paper: 4 D)
+        activation: Activation = "gelu"  # of the feed-forward part (paper, sec. 3.3)
+        norm: Norm = "pre"  # where the norms stand (ours; paper: "post")
+        max_length: int = Field(default=200, ge=2)  # events looked at, the mask included (ML-1M)
+        dropout: float = Field(default=0.2, ge=0, lt=1)  # reference code, ML-1M
+        attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # ours; reference code: 0.2
+        mask_ratio: float = Field(default=0.3, gt=0, le=1)  # of a row (ours; ML-1M: 0.2)
+        last_only_share: float = Field(default=0.1, ge=0, le=1)  # rows with only the last masked
+        projection_head: bool = False  # the paper's dense, GELU, norm and bias per item
+        learning_rate: float = Field(default=2e-3, gt=0)  # ours; paper: 1e-4
+        batch_size: int = Field(default=16, ge=1)  # sequences; ours; paper: 256
+
+    config: Config
     search = {
         "mask_ratio": Uniform(0.1, 0.6),
         "last_only_share": Choice((0.0, 0.1, 0.3)),
@@ -75,7 +73,7 @@ class BERT4Rec(SequentialRecommender):
         "batch_size": Choice((16, 32, 64, 128)),
     }
 
-    def __init__(self, config: BERT4RecConfig, dataset: Dataset) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         width = config.hidden_size
         refuse_uneven_heads(width, config.num_heads)
         super().__init__(

@@ -54,42 +54,40 @@ from tastemaker.training.stages import (
     Optimizer,
 )
 
-__all__ = ["CandidateBatches", "GRU4Rec", "GRU4RecConfig", "SessionBatches", "bpr_max"]
-
-
-@settings
-class GRU4RecConfig(GradientConfig):
-    """Settings of GRU4Rec."""
-
-    hidden_size: int = Field(default=128, ge=1)  # width of states and items (ours; RecSys'23: 64)
-    num_layers: int = Field(default=1, ge=1)  # GRU layers (paper)
-    constrained: bool = True  # one item table for input and output (authors' code), else two
-    item_bias: bool = False  # a learned score per item (authors' code: always)
-    embedding_dropout: float = Field(default=0.2, ge=0, lt=1)  # of inputs (authors' p_embed; ours)
-    dropout: float = Field(default=0.2, ge=0, lt=1)  # of layer outputs (authors' p_hidden; ours)
-    max_length: int = Field(default=200, ge=1)  # most recent events looked at (RecSys'23)
-    batching: Literal["histories", "sessions"] = "histories"  # whole rows, or session-parallel
-    loss: Literal["chunked", "sampled", "bpr-max"] = "chunked"  # softmax over all, or sampled items
-    num_negatives: int = Field(default=2048, ge=1)  # shared samples a batch (authors' code)
-    alpha: float = Field(default=0.5, ge=0)  # samples by popularity^alpha (authors' code)
-    logq: float = Field(default=1.0, ge=0)  # strength of the logQ correction of "sampled"
-    elu: float = Field(default=0.5, ge=0)  # ELU on scores in bpr-max; 0 = none (authors' code)
-    score_decay: float = Field(default=1.0, ge=0)  # bpr-max: weight of squared scores (bpreg)
-    learning_rate: float = Field(default=5e-3, gt=0)  # of Adam, ours; RecSys'23: 1e-3
-    batch_size: int = Field(default=16, ge=1)  # histories or session slots (ours; RecSys'23: 128)
-
-    def optimizer(self) -> Optimizer:
-        """Adam for histories, Adagrad for sessions."""
-        if self.batching == "histories":
-            return GradientConfig.optimizer(self)
-        return Optimizer("adagrad", self.learning_rate, self.weight_decay)
+__all__ = ["CandidateBatches", "GRU4Rec", "SessionBatches", "bpr_max"]
 
 
 class GRU4Rec(CausalRecommender):
     """Recurrent next-item recommendation."""
 
-    Config = GRU4RecConfig
-    config: GRU4RecConfig
+    @settings
+    class Config(GradientConfig):
+        """Settings of GRU4Rec."""
+
+        hidden_size: int = Field(default=128, ge=1)  # of states and items (ours; RecSys'23: 64)
+        num_layers: int = Field(default=1, ge=1)  # GRU layers (paper)
+        constrained: bool = True  # one item table for input and output (authors' code), else two
+        item_bias: bool = False  # a learned score per item (authors' code: always)
+        embedding_dropout: float = Field(default=0.2, ge=0, lt=1)  # of inputs (p_embed; ours)
+        dropout: float = Field(default=0.2, ge=0, lt=1)  # of layer outputs (p_hidden; ours)
+        max_length: int = Field(default=200, ge=1)  # most recent events looked at (RecSys'23)
+        batching: Literal["histories", "sessions"] = "histories"  # whole rows, or in parallel
+        loss: Literal["chunked", "sampled", "bpr-max"] = "chunked"  # over all items, or samples
+        num_negatives: int = Field(default=2048, ge=1)  # shared samples a batch (authors' code)
+        alpha: float = Field(default=0.5, ge=0)  # samples by popularity^alpha (authors' code)
+        logq: float = Field(default=1.0, ge=0)  # strength of the logQ correction of "sampled"
+        elu: float = Field(default=0.5, ge=0)  # ELU on scores in bpr-max; 0 = none (authors' code)
+        score_decay: float = Field(default=1.0, ge=0)  # bpr-max: weight of squared scores (bpreg)
+        learning_rate: float = Field(default=5e-3, gt=0)  # of Adam, ours; RecSys'23: 1e-3
+        batch_size: int = Field(default=16, ge=1)  # histories or slots (ours; RecSys'23: 128)
+
+        def optimizer(self) -> Optimizer:
+            """Adam for histories, Adagrad for sessions."""
+            if self.batching == "histories":
+                return GradientConfig.optimizer(self)
+            return Optimizer("adagrad", self.learning_rate, self.weight_decay)
+
+    config: Config
     search = {
         "hidden_size": Choice((64, 100, 128, 256)),
         "embedding_dropout": Uniform(0.0, 0.5),
@@ -129,7 +127,7 @@ class GRU4Rec(CausalRecommender):
 
     carried: Tensor  # [num_layers, slots, D] states of the session slots, while training
 
-    def __init__(self, config: GRU4RecConfig, dataset: Dataset) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         if config.batching == "sessions" and config.loss == "chunked":
             raise ConfigError(
                 "setting 'loss': 'chunked' scores the whole catalog, but batching 'sessions' "

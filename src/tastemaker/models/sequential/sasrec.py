@@ -45,7 +45,7 @@ from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import Batch, Batches, GradientStage, Loss, Objective
 
-__all__ = ["NegativeBatches", "SASRec", "SASRecConfig"]
+__all__ = ["NegativeBatches", "SASRec"]
 
 SequenceLoss = Literal["chunked", "full", "sampled", "bce", "gbce"]
 
@@ -53,37 +53,34 @@ SequenceLoss = Literal["chunked", "full", "sampled", "bce", "gbce"]
 _NUM_NEGATIVES = {"sampled": 3000, "bce": 1, "gbce": 256}
 
 
-@settings
-class SASRecConfig(GradientConfig):
-    """Settings of SASRec."""
-
-    hidden_size: int = Field(default=64, ge=1)  # width (RecSys'23 study; paper: 50)
-    num_layers: int = Field(default=2, ge=0)  # blocks (paper, sec. 4.1)
-    num_heads: int = Field(default=1, ge=1)  # attention heads (paper, sec. 4.1)
-    feedforward_size: int | None = Field(default=None, ge=1)  # inner width; None = D (paper)
-    activation: Activation = "relu"  # of the feed-forward part (paper)
-    norm: Norm = "pre"  # "pre", "post" or the paper's "original" (ours)
-    output_projection: bool = True  # linear map after the heads (RecSys'23 study; paper: none)
-    scale_embeddings: bool = True  # item vectors times sqrt(D) at the input (reference code)
-    max_length: int = Field(default=200, ge=1)  # most recent events looked at (paper, ML-1M)
-    window_stride: int | None = Field(default=None, ge=1)  # longer histories train in windows that
-    # end this many events apart; None: the most recent window alone (paper)
-    dropout: float = Field(default=0.2, ge=0, lt=1)  # paper, dense data; 0.5 on sparse data
-    attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # of attention weights (ours)
-    loss: SequenceLoss = "chunked"  # softmax over all items ("full": same, plain), or sampled ones
-    num_negatives: int | None = Field(default=None, ge=1)  # None: the loss's own, see below
-    calibration: float = Field(default=0.75, ge=0, le=1)  # t of gbce (gSASRec, ML-1M)
-    temperature: float = Field(default=1.0, gt=0)  # divides the training scores (ours)
-    cosine: bool = False  # score by cosine instead of dot product (HSTU's baseline)
-    learning_rate: float = Field(default=2e-3, gt=0)  # ours, validated on ML-1M; paper: 1e-3
-    batch_size: int = Field(default=16, ge=1)  # sequences; ours: many small steps; paper: 128
-
-
 class SASRec(CausalRecommender):
     """Self-attentive sequential recommendation."""
 
-    Config = SASRecConfig
-    config: SASRecConfig
+    @settings
+    class Config(GradientConfig):
+        """Settings of SASRec."""
+
+        hidden_size: int = Field(default=64, ge=1)  # width (RecSys'23 study; paper: 50)
+        num_layers: int = Field(default=2, ge=0)  # blocks (paper, sec. 4.1)
+        num_heads: int = Field(default=1, ge=1)  # attention heads (paper, sec. 4.1)
+        feedforward_size: int | None = Field(default=None, ge=1)  # inner width; None = D (paper)
+        activation: Activation = "relu"  # of the feed-forward part (paper)
+        norm: Norm = "pre"  # "pre", "post" or the paper's "original" (ours)
+        output_projection: bool = True  # linear map after the heads (RecSys'23 study; paper: none)
+        scale_embeddings: bool = True  # item vectors times sqrt(D) at the input (reference code)
+        max_length: int = Field(default=200, ge=1)  # most recent events looked at (paper, ML-1M)
+        window_stride: int | None = Field(default=None, ge=1)  # events; None: last window alone
+        dropout: float = Field(default=0.2, ge=0, lt=1)  # paper, dense data; 0.5 on sparse data
+        attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # of attention weights (ours)
+        loss: SequenceLoss = "chunked"  # softmax over all items ("full": same, plain) or sampled
+        num_negatives: int | None = Field(default=None, ge=1)  # None: the loss's own, see above
+        calibration: float = Field(default=0.75, ge=0, le=1)  # t of gbce (gSASRec, ML-1M)
+        temperature: float = Field(default=1.0, gt=0)  # divides the training scores (ours)
+        cosine: bool = False  # score by cosine instead of dot product (HSTU's baseline)
+        learning_rate: float = Field(default=2e-3, gt=0)  # ours; paper: 1e-3
+        batch_size: int = Field(default=16, ge=1)  # sequences; ours: many small steps; paper: 128
+
+    config: Config
     search = {
         "hidden_size": Choice((32, 64, 128)),
         "num_layers": Choice((1, 2, 3)),
@@ -93,7 +90,7 @@ class SASRec(CausalRecommender):
         "batch_size": Choice((16, 32, 64, 128)),
     }
 
-    def __init__(self, config: SASRecConfig, dataset: Dataset) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         width = config.hidden_size
         refuse_uneven_heads(width, config.num_heads)
         super().__init__(config, dataset, width=width, max_length=config.max_length)
