@@ -92,7 +92,9 @@ def _runs(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int
     lengths = stops - starts
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    firsts = np.repeat(starts - (ends - lengths), lengths)
+    runs: NDArray[np.int64] = np.arange(total, dtype=np.int64) + firsts
+    return runs
 
 
 def _pad(
