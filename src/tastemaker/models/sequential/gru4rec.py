@@ -96,6 +96,8 @@ class GRU4Rec(CausalRecommender):
         "batch_size": Choice((16, 32, 64, 128)),
     }
     presets = {
+        # Chosen on the validation items of MovieLens-1M.
+        "ml-1m": {"warmup_steps": 300, "decay": "cosine", "epochs": 20},
         # Authors' read-me, RSC15.
         "sessions": {
             "batching": "sessions",
