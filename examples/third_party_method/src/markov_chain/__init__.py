@@ -24,26 +24,24 @@ from tastemaker.models.search import Choice, LogUniform
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.stages import Batch, GradientStage, Loss, Objective
 
-__all__ = ["MarkovChain", "MarkovChainConfig"]
-
-
-@settings
-class MarkovChainConfig(GradientConfig):
-    """Settings of the factorised Markov chain."""
-
-    hidden_size: int = Field(default=64, ge=1)  # width of the item vectors (paper, sec. 6)
-    max_length: int = Field(default=200, ge=1)  # most recent events learned from (ours)
+__all__ = ["MarkovChain"]
 
 
 class MarkovChain(Recommender):
     """Scores an item by the product of its vector with that of the last item."""
 
-    Config = MarkovChainConfig
-    config: MarkovChainConfig
+    @settings
+    class Config(GradientConfig):
+        """Settings of the factorised Markov chain."""
+
+        hidden_size: int = Field(default=64, ge=1)  # width of the item vectors (paper, sec. 6)
+        max_length: int = Field(default=200, ge=1)  # most recent events learned from (ours)
+
+    config: Config
     needs = frozenset({Need.ORDER})
     search = {"hidden_size": Choice((32, 64, 128)), "learning_rate": LogUniform(3e-4, 1e-2)}
 
-    def __init__(self, config: MarkovChainConfig, dataset: Dataset) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         width, padding = config.hidden_size, self.n_items
         self.last = nn.Embedding(self.n_items + 1, width, padding_idx=padding)
