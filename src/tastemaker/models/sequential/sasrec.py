@@ -102,6 +102,15 @@ class SASRec(CausalRecommender):
             "decay": "cosine",
             "epochs": 25,
         },
+        # Chosen on the validation items of Amazon Beauty: short histories, sparse data.
+        "amazon-beauty": {
+            "max_length": 50,
+            "dropout": 0.5,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "epochs": 30,
+            "patience": 3,
+        },
     }
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
