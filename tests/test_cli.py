@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import tastemaker
 from tastemaker import console
 from tastemaker.cli import main
 from tastemaker.models.catalog import ENTRIES
@@ -231,6 +232,13 @@ def test_recommend_for_a_user(tm, world):
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["title"] == f"Film {rows[0]['item'][1:]}"
     assert rows[0]["title"] in tm("recommend", world / "ease", "--user", "u1").text
+
+
+def test_ids_that_are_numbers_are_shown_as_they_are(tm, tmp_path):
+    users, items = [1, 1, 2, 2, 3, 3], [1234, 5678, 1234, 9999, 5678, 9999]
+    data = tastemaker.dataset({"u": users, "i": items}, user="u", item="i", name="numbers")
+    tastemaker.fit(data, "popularity", out=tmp_path / "run", split="ratio:valid=0,order=random")
+    assert " 9999 " in tm("recommend", tmp_path / "run", "--history", "1234", "-k", "2").text
 
 
 def test_recommend_after_a_history_with_filters(tm, world, tmp_path):

@@ -117,9 +117,11 @@ def _show_answer(run: Any, name: str, answer: Any, title: str, as_json: bool) ->
             }
         )
         return
+    import polars as pl
+
     from tastemaker.experiment import tables
 
-    shown = answer.frame.drop("query")
+    shown = answer.frame.drop("query").cast({"item": pl.String})  # an id is no quantity
     tables.show(tables.frame(shown, title=f"{run.record.model}: {title}"))
 
 
