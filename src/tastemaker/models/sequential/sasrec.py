@@ -94,7 +94,7 @@ class SASRec(CausalRecommender):
         "ml-1m": {
             "hidden_size": 128,
             "num_heads": 2,
-            "dropout": 0.3,
+            "dropout": 0.15,
             "window_stride": 200,
             "batch_size": 32,
             "learning_rate": 2e-3,
