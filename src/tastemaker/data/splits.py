@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -295,7 +295,7 @@ def _part(
     present = set(dataset.interactions.column_names)
     histories = Histories(
         Ragged.from_lengths(_told(train, "item", history_rows), told[users]),
-        {name: _told(train, name, history_rows) for name in _HISTORY_COLUMNS if name in present},
+        _ToldColumns(train, [name for name in _HISTORY_COLUMNS if name in present], history_rows),
     )
     columns = {"timestamp": dataset.column("timestamp")[first]} if "timestamp" in present else {}
     return Part(
@@ -306,6 +306,27 @@ def _part(
         labels=dataset.column("label")[rows] if "label" in present else None,
         history_rows=history_rows,
     )
+
+
+class _ToldColumns(Mapping[str, NDArray[Any]]):
+    """Columns of the histories, each gathered when it is first asked for: few methods ask."""
+
+    def __init__(self, train: TrainingSet, names: list[str], rows: NDArray[np.int64]) -> None:
+        self._train, self._names, self._rows = train, names, rows
+        self._gathered: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._gathered:
+            self._gathered[name] = _told(self._train, name, self._rows)
+        return self._gathered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _told(train: TrainingSet, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
