@@ -9,6 +9,7 @@ import polars as pl
 import torch
 
 from tastemaker.data import Dataset, TrainingSet
+from tastemaker.models.sequential.encoder import Sequences
 
 
 def log(histories: Sequence[Sequence[int]], n_items: int | None = None) -> TrainingSet:
@@ -65,3 +66,8 @@ def first_batch(model, data: TrainingSet, seed: int = 0):
     generator = np.random.default_rng(seed)
     rows = objective.batches.plan(generator)[0]
     return objective.loss, objective.batches.gather(rows, generator)
+
+
+def whole(items: torch.Tensor) -> Sequences:
+    """Rows without padding, [B, L] int64, as an encoder sees them."""
+    return Sequences(items, torch.full((len(items),), items.shape[1]))

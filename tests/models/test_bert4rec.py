@@ -11,6 +11,7 @@ import torch
 from tastemaker.data import Queries
 from tastemaker.errors import ConfigError
 from tastemaker.models.sequential.bert4rec import BERT4Rec
+from tastemaker.models.sequential.encoder import Sequences
 from tastemaker.training import fit
 from tests.models.sequences import first_batch, log, random_log, shaken, walks
 
@@ -36,24 +37,18 @@ def test_padding_changes_nothing():
     shaken(model)
     items, lengths = torch.randint(30, (3, 6)), torch.full((3,), 6)
     padded = torch.nn.functional.pad(items, (0, 4), value=model.n_items)
-    torch.testing.assert_close(
-        model.encode_last(padded, lengths), model.encode_last(items, lengths), rtol=0, atol=1e-6
-    )
+    long, short = Sequences(padded, lengths), Sequences(items, lengths)
+    torch.testing.assert_close(model.encode_last(long), model.encode_last(short), rtol=0, atol=1e-6)
 
 
 def test_the_mask_stands_behind_each_row():
     model = built()
     shaken(model)
-    found = model.encode_last(
-        torch.tensor([[4, 5, 30], [6, 30, 30], [30, 30, 30]]), lengths([2, 1, 0])
-    )
+    items = torch.tensor([[4, 5, 30], [6, 30, 30], [30, 30, 30]])
+    found = model.encode_last(Sequences(items, torch.tensor([2, 1, 0])))
     for row, history in zip(found, ([4, 5], [6], []), strict=True):
         states = model.encode(torch.tensor([[*history, model.mask]]))
         torch.testing.assert_close(row, states[0, -1], rtol=0, atol=1e-6)
-
-
-def lengths(values):
-    return torch.tensor(values)
 
 
 def test_a_full_row_gives_up_its_oldest_event_for_the_mask():

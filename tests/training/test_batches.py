@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tastemaker.data import Dataset, Ragged, TrainingSet
 from tastemaker.errors import DataError
-from tastemaker.training import NegativeSampler, PairBatches, SequenceBatches
+from tastemaker.training import NegativeSampler, PairBatches, PrefixBatches, SequenceBatches
+from tests.models.sequences import log, random_log
 
 PAD = 6
 
@@ -145,3 +146,37 @@ def test_parts_of_a_batch_keep_what_is_shared():
     parts = [batch.part(0, 2), batch.part(2, 5)]
     assert [len(part) for part in parts] == [2, 3]
     assert torch.equal(torch.cat([part["users"] for part in parts]), batch["users"])
+
+
+def test_prefixes_are_everything_before_each_target():
+    data = log([[1, 2, 3, 4], [5, 6], [7]])
+    batches = PrefixBatches.of(data, max_length=2, batch_size=8)
+    batch = batches.gather(np.arange(4), np.random.default_rng(0))
+    n = data.n_items
+    assert batch["items"][:, :2].tolist() == [[1, n], [1, 2], [2, 3], [5, n]]
+    assert (batch["items"][:, 2:] == n).all()
+    assert batch["items"].shape[1] == 8
+    assert batch["lengths"].tolist() == [1, 2, 2, 1]
+    assert batch["targets"].tolist() == [2, 3, 4, 6]
+    assert batch["users"].tolist() == [0, 0, 0, 1]
+
+
+def test_prefixes_carry_columns_and_the_value_of_the_target():
+    data = log([[1, 2, 3]])
+    batches = PrefixBatches.of(data, 5, 8, min_history=2, columns=("order",))
+    batch = batches.gather(np.arange(1), np.random.default_rng(0))
+    assert batch["order"][0, :3].tolist() == [0, 1, 0]
+    assert batch["next_order"].tolist() == [2]
+
+
+def test_an_epoch_has_every_prefix_once():
+    data = random_log()
+    batches = PrefixBatches.of(data, 5, 7)
+    rows = np.concatenate(batches.plan(np.random.default_rng(0)))
+    lengths = data.histories().items.lengths
+    assert np.array_equal(np.sort(rows), np.arange((lengths - 1).clip(0).sum()))
+
+
+def test_prefixes_need_somebody_with_two_events():
+    with pytest.raises(DataError, match="no next item"):
+        PrefixBatches.of(log([[0], [1]]), 5, 7)

@@ -148,10 +148,20 @@ class Histories:
         rows = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
         nth = np.arange(len(rows), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
         stops = self.items.offsets[1:][rows] - nth * stride
-        starts = np.maximum(self.items.offsets[:-1][rows], stops - size)
+        return self.ending_at(rows, stops, size), rows
+
+    def ending_at(self, rows: NDArray[np.int64], stops: NDArray[np.int64], last: int) -> Histories:
+        """For each pair of a row and a place in it, the up to `last` events before that place.
+
+        Args:
+            rows: [B] int64 history numbers.
+            stops: [B] int64 places in `items.values`, each in its row or at its end.
+            last: events kept, the most recent ones.
+        """
+        starts = np.maximum(self.items.offsets[:-1][rows], stops - last)
         flat = _runs(starts, stops)
         items = Ragged.from_lengths(self.items.values[flat], stops - starts)
-        return Histories(items, {name: column[flat] for name, column in self.columns.items()}), rows
+        return Histories(items, {name: column[flat] for name, column in self.columns.items()})
 
     def padded_column(
         self, name: str, length: int, fill: float, *, align: str = "left"

@@ -52,6 +52,7 @@ __all__ = [
     "parse_config",
     "refuse_missing",
     "settings",
+    "with_preset",
 ]
 
 _SCORE_BLOCK = 1 << 22  # scores held at once by recommend: 16 MB of float32
@@ -196,7 +197,7 @@ def refuse_missing(kind: type[Recommender], dataset: Dataset) -> None:
         )
 
 
-def _with_preset(kind: type[Recommender], settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_preset(kind: type[Recommender], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with their `preset`, if any, spelt out; explicit settings win."""
     chosen = dict(settings)
     name = chosen.pop("preset", None)
@@ -234,6 +235,7 @@ class Recommender(nn.Module, ABC):
     search: ClassVar[Mapping[str, Search]] = {}  # what `tastemaker tune` varies
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings, chosen on validation
+    predicts: ClassVar[Literal["items", "labels"]] = "items"  # what it is judged by
 
     def __init__(self, config: ModelConfig, dataset: Dataset) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ class Recommender(nn.Module, ABC):
             ConfigError: for an unknown or invalid setting or preset.
             MissingNeedError: when the data set lacks what the method needs.
         """
-        config = parse_config(cls.Config, _with_preset(cls, settings))
+        config = parse_config(cls.Config, with_preset(cls, settings))
         refuse_missing(cls, dataset)
         with seeded(seed, "initialise"):
             return cls(config, dataset)

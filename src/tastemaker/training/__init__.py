@@ -1,6 +1,6 @@
 """Training: stages, batches and the loop that runs them."""
 
-from tastemaker.training.batches import PairBatches, SequenceBatches
+from tastemaker.training.batches import PairBatches, PrefixBatches, SequenceBatches
 from tastemaker.training.fit import FitResult, fit
 from tastemaker.training.loop import TrainingError
 from tastemaker.training.samplers import NegativeSampler
@@ -26,6 +26,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "PairBatches",
+    "PrefixBatches",
     "SequenceBatches",
     "Stage",
     "TrainingError",

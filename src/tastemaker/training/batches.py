@@ -1,4 +1,4 @@
-"""Batches of the two shapes most methods train on: user-item pairs and whole sequences."""
+"""Batches of the shapes most methods train on: user-item pairs, whole sequences, prefixes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tastemaker.errors import DataError
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import Batch
 
-__all__ = ["PairBatches", "SequenceBatches", "shuffled"]
+__all__ = ["PairBatches", "PrefixBatches", "SequenceBatches", "shuffled"]
 
 _LENGTH_STEP = 8  # rows are padded to a multiple of it, at most to max_length
 
@@ -180,3 +180,80 @@ class SequenceBatches:
             batch[name] = torch.from_numpy(np.ascontiguousarray(column[:, :-1]))
             batch[f"next_{name}"] = torch.from_numpy(np.ascontiguousarray(column[:, 1:]))
         return Batch(batch)
+
+
+@dataclass(frozen=True)
+class PrefixBatches:
+    """One sample per target: the events before it, and it.
+
+    A batch has rows `items` [B, L] int64, right padded, L the longest prefix rounded up to a
+    multiple of eight; `lengths`, `targets`, `users` and `samples` (the sample's number) [B] int64;
+    and for each column its values `name` [B, L] and the target's own, `"next_" + name` [B].
+
+    Attributes:
+        histories: all users' training histories, with the columns.
+        ends: [S] int64, where in `histories.items.values` each sample's target stands, rising.
+        users: [S] int64, whose they are.
+        max_length: events of a prefix, the most recent ones.
+        batch_size: samples per batch.
+        padding: the code that fills rows, `n_items`.
+    """
+
+    histories: Histories
+    ends: NDArray[np.int64]
+    users: NDArray[np.int64]
+    max_length: int
+    batch_size: int
+    padding: int
+
+    @classmethod
+    def of(
+        cls,
+        data: TrainingSet,
+        max_length: int,
+        batch_size: int,
+        *,
+        min_history: int = 1,
+        columns: Sequence[str] = (),
+    ) -> PrefixBatches:
+        """Every training event with at least `min_history` events before it.
+
+        Raises:
+            DataError: when there is none.
+        """
+        histories = data.histories(columns=tuple(columns))
+        rows = histories.items.row_index()
+        place = np.arange(len(rows), dtype=np.int64) - histories.items.offsets[rows]
+        ends = np.flatnonzero(place >= min_history)
+        if not len(ends):
+            raise DataError(
+                f"no user has more than {min_history} training interactions, so there is no next "
+                "item to learn from; use a method without order, such as item-knn, or more data"
+            )
+        return cls(histories, ends, rows[ends], max_length, batch_size, data.n_items)
+
+    def plan(self, generator: np.random.Generator) -> Sequence[NDArray[np.int64]]:
+        """Shuffled samples."""
+        return shuffled(len(self.ends), self.batch_size, generator)
+
+    def histories_of(self, samples: NDArray[np.int64]) -> Histories:
+        """The events before the targets of these samples, at most `max_length` each."""
+        return self.histories.ending_at(self.users[samples], self.ends[samples], self.max_length)
+
+    def gather(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Batch:
+        """Prefixes and targets of these samples; nothing is drawn."""
+        del generator
+        chosen, ends = self.histories_of(rows), self.ends[rows]
+        lengths = chosen.items.lengths
+        width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        batch = {
+            "items": chosen.items.padded(width, self.padding),
+            "lengths": lengths,
+            "targets": self.histories.items.values[ends],
+            "users": self.users[rows],
+            "samples": rows,
+        }
+        for name, column in self.histories.columns.items():
+            batch[name] = chosen.padded_column(name, width, 0)
+            batch[f"next_{name}"] = column[ends]
+        return Batch({name: torch.from_numpy(array) for name, array in batch.items()})

@@ -8,21 +8,33 @@ which ranks items about as popularity does.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from tastemaker.data import Dataset
+from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Queries, Ragged
-from tastemaker.models.base import ModelConfig, Recommender
+from tastemaker.losses.pairwise import batch_l2, bpr
+from tastemaker.models.base import GradientConfig, ModelConfig, Recommender, settings
 from tastemaker.models.collaborative.histories import distinct
 from tastemaker.models.collaborative.least_squares import solve_least_squares
+from tastemaker.training.batches import PairBatches
+from tastemaker.training.stages import Batch, ComputeStage, GradientStage, Loss, Objective, Stage
 
-__all__ = ["Factors", "fill_unseen", "fold_in_pairwise", "item_moments"]
+__all__ = [
+    "Factors",
+    "GraphFactors",
+    "PairwiseConfig",
+    "PairwiseFactors",
+    "fill_unseen",
+    "fold_in_pairwise",
+    "item_moments",
+]
 
 
 class Factors(Recommender):
@@ -96,6 +108,178 @@ class Factors(Recommender):
         self._cache.clear()  # derived tensors do not follow the weights to another device
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return moved
+
+
+@settings
+class PairwiseConfig(GradientConfig):
+    """Settings of methods that train vectors on triples; methods override the defaults."""
+
+    hidden_size: int = Field(default=64, ge=1)  # width of the vectors
+    num_negatives: int = Field(default=1, ge=1)  # negatives per positive
+    regularization: float = Field(default=1e-4, ge=0)  # L2 weight of a triple's rows
+    fold_in_regularization: float = Field(default=0.05, gt=0)  # L2 of an unseen user (ours)
+    init_std: float = Field(default=0.1, gt=0)  # of the initial entries (LightGCN code)
+    batch_size: int = Field(default=2048, ge=1)  # positives
+    validate_every: int = Field(default=5, ge=1)  # epochs between validations (ours)
+    precision: Literal["float32", "bf16", "fp16", "auto"] = "float32"  # small sums (ours)
+
+
+class PairwiseFactors(Factors):
+    """Base of methods that learn a vector per user and item from (user, item, other item).
+
+    The vectors that scores come from are those of `propagated`, here the tables themselves. Of a
+    subclass, `batch_vectors` and `triple_loss` are what adversarial training takes apart.
+    """
+
+    config: PairwiseConfig
+
+    def __init__(self, config: PairwiseConfig, dataset: Dataset, width: int | None = None) -> None:
+        """`width` is that of the propagated vectors, by default `hidden_size`."""
+        super().__init__(config, dataset, width or config.hidden_size)
+        self.user_embedding = nn.Embedding(dataset.n_users, config.hidden_size)
+        self.item_embedding = nn.Embedding(dataset.n_items, config.hidden_size)
+        nn.init.normal_(self.user_embedding.weight, std=config.init_std)
+        nn.init.normal_(self.item_embedding.weight, std=config.init_std)
+
+    def stages(self, data: TrainingSet) -> Sequence[Stage]:
+        """Pairwise training, then the vector for users without interactions."""
+        seen = data.histories().items.lengths > 0
+        return [
+            GradientStage("fit", self.objectives(data), **self.config.schedule()),
+            ComputeStage("average-user", lambda: self._average(seen), self._keep),
+        ]
+
+    def objectives(self, data: TrainingSet) -> list[Objective]:
+        """What the gradient stage minimises: the triple loss on every interaction."""
+        config = self.config
+        batches = PairBatches.of(data, config.batch_size, num_negatives=config.num_negatives)
+        return [Objective("bpr", self.loss, batches, config.optimizer())]
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        """The vectors of all users [n_users, W] and items [N, W] that scores come from."""
+        return self.user_embedding.weight, self.item_embedding.weight
+
+    def batch_vectors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of `propagated` of a batch of triples.
+
+        Args:
+            batch: rows `users` and `positives` [B] and `negatives` [B, K], int64.
+
+        Returns:
+            [B, W], [B, W] and [B, K, W] float.
+        """
+        users, items = self.propagated()
+        return users[batch["users"]], items[batch["positives"]], items[batch["negatives"]]
+
+    def triple_loss(
+        self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Batch
+    ) -> Loss:
+        """BPR of the given vectors (shapes of `batch_vectors`) plus the penalty of the batch."""
+        ranking = bpr((users * positives).sum(-1), (users[:, None] * negatives).sum(-1))
+        penalty = self.config.regularization * self.penalty(users, positives, negatives, batch)
+        return Loss(ranking + penalty, len(users), {"bpr": ranking.detach()})
+
+    def penalty(self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Batch) -> Tensor:
+        """The L2 penalty of a batch: that of the vectors themselves."""
+        del batch
+        return batch_l2(users, positives, negatives)
+
+    def loss(self, batch: Batch) -> Loss:
+        """The triple loss of a batch."""
+        return self.triple_loss(*self.batch_vectors(batch), batch)
+
+    @torch.no_grad()
+    def _average(self, seen: NDArray[np.bool_]) -> Mapping[str, Tensor]:
+        users, average = fill_unseen(self.user_embedding.weight, seen)
+        return {"users": users, "average_user": average}
+
+    @torch.no_grad()
+    def _keep(self, product: Mapping[str, Tensor]) -> None:
+        self.user_embedding.weight.copy_(product["users"])
+        self.average_user = product["average_user"].to(self.device)
+
+    def user_vectors(self) -> Tensor:
+        """[n_users, W] float32."""
+        return self.user_embedding.weight
+
+    def item_vectors(self) -> Tensor:
+        """[N, W] float32."""
+        return self.item_embedding.weight
+
+    def fold_in(self, histories: Ragged) -> Tensor:
+        """The user's own BPR minimum given the items, to second order."""
+        table = self.item_vectors().detach()
+        moments = self.cached("moments", lambda: item_moments(table))
+        return fold_in_pairwise(table, moments, histories, self.config.fold_in_regularization)
+
+
+class GraphFactors(PairwiseFactors):
+    """Base of pairwise methods whose vectors pass over graphs made from the training data.
+
+    A subclass makes its graphs in `prepare` and uses them in `propagated`. The propagated vectors
+    are kept with the model when training ends, so answering needs no graph.
+    """
+
+    users: Tensor  # [n_users, W] float32 propagated vectors; [0, W] until training ends
+    items: Tensor  # [N, W] float32, likewise
+
+    def __init__(self, config: PairwiseConfig, dataset: Dataset, width: int | None = None) -> None:
+        super().__init__(config, dataset, width)
+        width = width or config.hidden_size
+        self.register_buffer("users", torch.zeros(0, width))
+        self.register_buffer("items", torch.zeros(0, width))
+
+    @abstractmethod
+    def prepare(self, data: TrainingSet) -> None:
+        """Make the graphs of the training data, on the model's device."""
+
+    def release(self) -> None:
+        """Drop the graphs, once the propagated vectors are kept."""
+
+    def stages(self, data: TrainingSet) -> Sequence[Stage]:
+        """Pairwise training on the graphs, then the propagated vectors."""
+        self.prepare(data)
+        self.users, self.items = self.users[:0], self.items[:0]  # until training ends
+        seen = data.histories().items.lengths > 0
+        return [
+            GradientStage("fit", self.objectives(data), **self.config.schedule()),
+            ComputeStage("propagate", lambda: self._average(seen), self._keep),
+        ]
+
+    def penalty(self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Batch) -> Tensor:
+        """The L2 penalty of a batch: that of the rows before propagation."""
+        del users, positives, negatives
+        return batch_l2(
+            self.user_embedding(batch["users"]),
+            self.item_embedding(batch["positives"]),
+            self.item_embedding(batch["negatives"]),
+        )
+
+    @torch.no_grad()
+    def _average(self, seen: NDArray[np.bool_]) -> Mapping[str, Tensor]:
+        users, items = self.propagated()
+        users, average = fill_unseen(users, seen)
+        return {"users": users, "items": items, "average_user": average}
+
+    def _keep(self, product: Mapping[str, Tensor]) -> None:
+        for name, value in product.items():
+            setattr(self, name, value.to(self.device))
+        self.release()
+
+    @torch.no_grad()
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        if len(self.users):
+            return self.users, self.items
+        vectors: tuple[Tensor, Tensor] = self.cached("propagated", self.propagated)
+        return vectors
+
+    def user_vectors(self) -> Tensor:
+        """[n_users, W] float32, propagated."""
+        return self._vectors()[0]
+
+    def item_vectors(self) -> Tensor:
+        """[N, W] float32, propagated."""
+        return self._vectors()[1]
 
 
 def fill_unseen(table: Tensor, seen: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,11 @@ from tastemaker.layers.transformer import Activation, Norm, TransformerEncoder
 from tastemaker.losses.softmax import chunked_softmax
 from tastemaker.models.base import GradientConfig, settings
 from tastemaker.models.search import Choice, LogUniform, Uniform
-from tastemaker.models.sequential.encoder import SequentialRecommender, refuse_uneven_heads
+from tastemaker.models.sequential.encoder import (
+    Sequences,
+    SequentialRecommender,
+    refuse_uneven_heads,
+)
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.stages import Batch, GradientStage, Loss, Objective
 
@@ -120,9 +124,11 @@ class BERT4Rec(SequentialRecommender):
         states: Tensor = self.encoder(inputs, items != self.n_items)
         return states
 
-    def encode_last(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def encode_last(self, sequences: Sequences) -> Tensor:
         """The state of a mask put behind each row; an empty history is a mask alone."""
-        items = F.pad(items, (0, 1), value=self.n_items).scatter(1, lengths[:, None], self.mask)
+        lengths = sequences.lengths
+        items = F.pad(sequences.items, (0, 1), value=self.n_items)
+        items = items.scatter(1, lengths[:, None], self.mask)
         states = self.encode(items)
         last: Tensor = self.head(states[torch.arange(len(items), device=items.device), lengths])
         return last

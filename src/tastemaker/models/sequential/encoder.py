@@ -8,20 +8,64 @@ users' own codes are ignored: everybody is answered from a history.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tastemaker.data import Dataset
-from tastemaker.data.queries import Queries, Ragged
+from tastemaker.data.queries import Histories, Queries
 from tastemaker.errors import ConfigError
+from tastemaker.losses.softmax import chunked_softmax
 from tastemaker.models.base import ModelConfig, Need, Recommender
 from tastemaker.training.stages import Batch
 
-__all__ = ["CausalRecommender", "SequentialRecommender", "refuse_uneven_heads"]
+__all__ = ["CausalRecommender", "Sequences", "SequentialRecommender", "refuse_uneven_heads"]
 
 _TOKENS = 1 << 15  # positions encoded at once when scoring
+_PREFIX_BLOCKS = 4  # blocks of like length that prefixes are encoded in
+_WIDTH_STEP = 8  # blocks are padded to a multiple of it
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Right-padded histories as an encoder sees them.
+
+    Attributes:
+        items: [B, L] int64 item codes, N behind the last event (and in holes, see `valid`).
+        lengths: [B] int64, events of each row; 0 for an empty history.
+        columns: what else is known of the events: `name` -> [B, L], and `"next_" + name` -> [B],
+            the value of the event to be predicted. Times are int64 seconds.
+        valid: [B, L] bool, True at events, when rows have holes; `None` when every position below
+            the length is one.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, columns: Sequence[str] = ()) -> Self:
+        """The sequences of a batch with rows `items`, `lengths` and the named columns."""
+        names = [name for column in columns for name in (column, f"next_{column}")]
+        return cls(batch["items"], batch["lengths"], {name: batch[name] for name in names})
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, rows: Tensor, width: int) -> Sequences:
+        """The chosen rows, cut to their first `width` positions (no event may be lost)."""
+        columns = {
+            name: column[rows, :width] if column.ndim == 2 else column[rows]
+            for name, column in self.columns.items()
+        }
+        valid = None if self.valid is None else self.valid[rows, :width]
+        return Sequences(self.items[rows, :width], self.lengths[rows], columns, valid)
 
 
 def refuse_uneven_heads(hidden_size: int, num_heads: int) -> None:
@@ -36,15 +80,19 @@ def refuse_uneven_heads(hidden_size: int, num_heads: int) -> None:
 class SequentialRecommender(Recommender):
     """Base of methods with an item table and an encoder of histories.
 
-    A subclass gives `encode` and `encode_last`, and may add an `item_bias`.
+    A subclass gives `encode_last`, and may add an `item_bias`.
 
     Attributes:
+        columns: event columns that the encoder reads beside the items, such as `"timestamp"`.
+            A history without them gets zeros; a query without its own value gets that of its
+            last event.
         max_length: events of a history that are looked at, the most recent ones.
         item_embeddings: [N + special tokens, D] table; row N is the zero padding.
         item_bias: [N] parameter added to the scores, or `None`.
     """
 
     needs = frozenset({Need.ORDER})
+    columns: ClassVar[tuple[str, ...]] = ()
     item_bias: nn.Parameter | None
 
     def __init__(
@@ -64,20 +112,33 @@ class SequentialRecommender(Recommender):
         self.item_bias = None
 
     @abstractmethod
-    def encode(self, items: Tensor) -> Tensor:
-        """States at every position: [B, L] int64 right padded to [B, L, D] float."""
+    def encode_last(self, sequences: Sequences) -> Tensor:
+        """The state that predicts what follows each row, [B, D] float.
 
-    @abstractmethod
-    def encode_last(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """The state that predicts what follows each row.
-
-        Args:
-            items: [B, L] int64, right padded; at most `max_length` events a row.
-            lengths: [B] int64, 0 for an empty history.
-
-        Returns:
-            [B, D] float.
+        Rows have at most `max_length` events.
         """
+
+    def encode_prefixes(self, sequences: Sequences) -> Tensor:
+        """`encode_last` of rows of mixed lengths, [B, D] float: the same with less padding.
+
+        Rows are encoded in a few blocks of equal size and like length. Lengths are read on the
+        host, so this is for the CPU; elsewhere it is one block.
+        """
+        rows = len(sequences)
+        if self.device.type != "cpu" or rows < 2 * _PREFIX_BLOCKS:
+            return self.encode_last(sequences)
+        order = torch.argsort(sequences.lengths, stable=True)
+        blocks = []
+        for chosen in order.tensor_split(_PREFIX_BLOCKS):
+            longest = max(int(sequences.lengths[chosen[-1]]), 1)
+            width = min(-(-longest // _WIDTH_STEP) * _WIDTH_STEP, sequences.items.shape[1])
+            blocks.append(self.encode_last(sequences.take(chosen, width)))
+        return torch.cat(blocks)[torch.argsort(order)]
+
+    def last_item_loss(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        """Full softmax over the catalog: [B, D] states against their targets [B], a mean."""
+        table = self.item_embeddings.weight[: self.n_items]
+        return chunked_softmax(vectors, table, targets, bias=self.item_bias)
 
     @torch.no_grad()
     def user_vectors(self, queries: Queries) -> Tensor:
@@ -85,8 +146,10 @@ class SequentialRecommender(Recommender):
 
         Rows are encoded in blocks of similar length, so padding costs little.
         """
-        histories = queries.histories.items
-        lengths = np.minimum(histories.lengths, self.max_length)
+        known = queries.histories.columns
+        read = {name: known[name] for name in self.columns if name in known}
+        queries = Queries(queries.users, Histories(queries.histories.items, read), queries.columns)
+        lengths = np.minimum(queries.histories.items.lengths, self.max_length)
         order = np.argsort(lengths, kind="stable")
         vectors = torch.empty(len(queries), self.item_embeddings.embedding_dim, device=self.device)
         stop = len(order)
@@ -94,14 +157,29 @@ class SequentialRecommender(Recommender):
             width = max(int(lengths[order[stop - 1]]), 1)
             rows = order[max(0, stop - max(1, _TOKENS // width)) : stop]
             stop -= len(rows)
-            items, block_lengths = self._dense(histories.take(rows, last=width), width)
-            encoded = self.encode_last(items, block_lengths)
+            encoded = self.encode_last(self._sequences(queries, rows, width))
             vectors[torch.from_numpy(rows).to(self.device)] = encoded.float()
         return vectors
 
-    def _dense(self, histories: Ragged, width: int) -> tuple[Tensor, Tensor]:
-        items = torch.from_numpy(histories.padded(width, self.n_items)).to(self.device)
-        return items, torch.from_numpy(histories.lengths).to(self.device)
+    def _sequences(self, queries: Queries, rows: NDArray[np.int64], width: int) -> Sequences:
+        """The last `width` events of the chosen queries, on the model's device."""
+        histories = queries.histories.take(rows, last=width)
+        lengths = histories.items.lengths
+        columns: dict[str, NDArray[np.generic]] = {}
+        for name in self.columns:
+            if name in histories.columns:
+                columns[name] = histories.padded_column(name, width, 0)
+            else:
+                columns[name] = np.zeros((len(rows), width), np.int64)
+            last = columns[name][np.arange(len(rows)), np.maximum(lengths - 1, 0)]
+            asked = queries.columns.get(name)
+            told = asked is not None and name in histories.columns
+            columns[f"next_{name}"] = asked[rows] if told else last  # type: ignore[index]
+        return Sequences(
+            torch.from_numpy(histories.items.padded(width, self.n_items)).to(self.device),
+            torch.from_numpy(lengths).to(self.device),
+            {name: torch.from_numpy(array).to(self.device) for name, array in columns.items()},
+        )
 
     @torch.no_grad()
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
@@ -119,7 +197,7 @@ class SequentialRecommender(Recommender):
 
 
 class CausalRecommender(SequentialRecommender):
-    """Base of methods whose state after each event predicts the next one.
+    """Base of methods whose state after each event predicts the next one: they give `encode`.
 
     A learned vector `start` stands before the first event. It answers empty histories, and
     learns by predicting the first event of every training row: one target more a row, which
@@ -135,23 +213,33 @@ class CausalRecommender(SequentialRecommender):
         super().__init__(config, dataset, width=width, max_length=max_length)
         self.start = nn.Parameter(torch.zeros(width))
 
-    def encode_last(self, items: Tensor, lengths: Tensor) -> Tensor:
+    @abstractmethod
+    def encode(self, sequences: Sequences) -> Tensor:
+        """States after each event, which know nothing of later ones: [B, L, D] float."""
+
+    def encode_last(self, sequences: Sequences) -> Tensor:
         """The state at the last event, or `start` where there is none."""
-        states = self.encode(items)  # [B, L, D]
-        last = states[torch.arange(len(items), device=items.device), (lengths - 1).clamp(min=0)]
+        states = self.encode(sequences)  # [B, L, D]
+        lengths = sequences.lengths
+        last = states[torch.arange(len(lengths), device=lengths.device), (lengths - 1).clamp(min=0)]
         return torch.where((lengths > 0)[:, None], last, self.start.to(last.dtype))
 
     def next_item_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The state before every target of a batch, the first event of each row included.
 
         Args:
-            batch: rows `items` and `targets`, [B, L] int64 each.
+            batch: rows `items` and `targets`, [B, L] int64 each, and the `columns` with their
+                `"next_"` values, [B, L] each.
 
         Returns:
             States [B, 1 + L, D] (the start, then the state after each event) and the targets
             [B, 1 + L] int64, N where there is none.
         """
         items = batch["items"]
-        states = self.encode(items)
+        lengths = (items != self.n_items).sum(1)
+        columns = {name: batch[name] for name in self.columns}
+        for name in self.columns:
+            columns[f"next_{name}"] = batch[f"next_{name}"].gather(1, lengths[:, None] - 1)[:, 0]
+        states = self.encode(Sequences(items, lengths, columns))
         start = self.start.to(states.dtype).expand(len(items), 1, -1)
         return torch.cat([start, states], 1), torch.cat([items[:, :1], batch["targets"]], 1)

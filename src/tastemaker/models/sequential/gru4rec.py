@@ -42,7 +42,7 @@ from tastemaker.layers.recurrent import GRUEncoder
 from tastemaker.losses.softmax import candidate_scores, chunked_softmax, sampled_softmax
 from tastemaker.models.base import GradientConfig, settings
 from tastemaker.models.search import Choice, LogUniform, Uniform
-from tastemaker.models.sequential.encoder import CausalRecommender
+from tastemaker.models.sequential.encoder import CausalRecommender, Sequences
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import (
@@ -156,9 +156,9 @@ class GRU4Rec(CausalRecommender):
         initialise_normal(self)
         _initialise_gates(self.encoder)
 
-    def encode(self, items: Tensor) -> Tensor:
-        """States after each event: [B, L] int64 right padded to [B, L, D] float."""
-        states: Tensor = self.encoder(self._inputs(items))
+    def encode(self, sequences: Sequences) -> Tensor:
+        """States after each event, [B, L, D] float; a hole is an event without a vector."""
+        states: Tensor = self.encoder(self._inputs(sequences.items))
         return states
 
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

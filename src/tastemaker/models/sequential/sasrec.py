@@ -42,7 +42,11 @@ from tastemaker.losses.softmax import (
 )
 from tastemaker.models.base import GradientConfig, settings
 from tastemaker.models.search import Choice, LogUniform, Uniform
-from tastemaker.models.sequential.encoder import CausalRecommender, refuse_uneven_heads
+from tastemaker.models.sequential.encoder import (
+    CausalRecommender,
+    Sequences,
+    refuse_uneven_heads,
+)
 from tastemaker.training.batches import SequenceBatches
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import Batch, Batches, GradientStage, Loss, Objective
@@ -138,11 +142,11 @@ class SASRec(CausalRecommender):
         initialise_normal(self)
         initialise_normal(self.encoder, width**-0.5)
 
-    def encode(self, items: Tensor) -> Tensor:
-        """States after each event: [B, L] int64 right padded to [B, L, D] float."""
-        positions = self.position_embeddings.weight[: items.shape[1]]
-        inputs = self.item_embeddings(items) * self.input_scale + positions
-        states: Tensor = self.encoder(self.dropout(inputs))
+    def encode(self, sequences: Sequences) -> Tensor:
+        """States after each event, [B, L, D] float."""
+        positions = self.position_embeddings.weight[: sequences.items.shape[1]]
+        inputs = self.item_embeddings(sequences.items) * self.input_scale + positions
+        states: Tensor = self.encoder(self.dropout(inputs), sequences.valid)
         return states
 
     def item_vectors(self) -> Tensor:
