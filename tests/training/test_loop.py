@@ -160,6 +160,26 @@ def test_early_stopping_keeps_the_best_weights():
     assert torch.equal(model.state()["first.weight"], seen[1]["first.weight"])
 
 
+def test_of_a_loss_the_lowest_value_is_best():
+    values = iter([0.7, 0.4, 0.6, 0.5])
+    model = Regression(epochs=4, monitor="log_loss", patience=0)
+    result = fit(model, DATA, validate=lambda: {"log_loss": next(values)})
+    assert result.best == {"train": 1}
+
+
+def test_the_best_epoch_brings_its_buffers_back():
+    model = Regression(epochs=3, monitor="score", patience=0)
+    model.register_buffer("count", torch.zeros(()))
+    values = iter([1.0, 3.0, 2.0])
+
+    def validate():
+        model.count += 1
+        return {"score": next(values)}
+
+    fit(model, DATA, validate=validate)
+    assert model.count == 2
+
+
 def test_resuming_keeps_the_best_weights_and_the_patience(tmp_path):
     """The metric jumps about with the weights, so the best epoch is some early one."""
 

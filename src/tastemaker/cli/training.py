@@ -96,7 +96,7 @@ def tune(
     out: Annotated[Path, typer.Option("--out", "--folder", "-o", help="Folder of the trials.")],
     trials: Annotated[int, typer.Option(min=1, help="How many, earlier calls included.")] = 20,
     minutes: Annotated[float | None, typer.Option(help="Time, earlier calls included.")] = None,
-    metric: Annotated[str, typer.Option(help="Validation metric to maximise.")] = "ndcg@10",
+    metric: Annotated[str, typer.Option(help="Validation metric that chooses.")] = "ndcg@10",
     split: SplitSpec = None,
     filters: Filters = None,
     assignments: Assignments = None,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BINARY_METRICS",
+    "LOWER_IS_BETTER",
     "POINTWISE_METRICS",
     "auc",
     "calibration_error",
@@ -40,6 +41,8 @@ BINS = 10  # of the calibration error (Guo et al. use 15, scikit-learn 5; ten is
 #: metrics whose labels are 0 and 1
 BINARY_METRICS = ("auc", "gauc", "log_loss", "calibration_error")
 POINTWISE_METRICS = (*BINARY_METRICS, "rmse", "mae")
+#: metrics that are losses or errors; of every other metric that is watched, more is better
+LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error", "rmse", "mae"})
 
 Floats = NDArray[np.float64]
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tastemaker.console import say
 from tastemaker.data import Dataset, Split
 from tastemaker.errors import ConfigError, RunError, nearest
+from tastemaker.evaluation.pointwise import LOWER_IS_BETTER
 from tastemaker.experiment.fitting import Dealt, deal, fit
 from tastemaker.experiment.folder import exclusive
 from tastemaker.experiment.record import RunRecord
@@ -101,7 +102,7 @@ def tune(
         out: the folder.
         trials: how many, those of earlier calls included.
         minutes: time for all trials, that of earlier calls included; `None` sets no limit.
-        metric: validation metric to maximise.
+        metric: validation metric that chooses: the highest value, of losses the lowest.
         seed: of the proposals and of every trial.
         device: where to train.
         split, split_seed, filters: as `fit` takes them.
@@ -123,7 +124,7 @@ def tune(
     folder = Path(out)
     with exclusive(folder):
         _claim(folder, _identity(model, dealt, metric, seed, fixed, space))
-        study = _study(optuna, folder, space, kind.Config().to_json())
+        study = _study(optuna, folder, space, kind.Config().to_json(), metric)
 
         def train(place: Path, values: Mapping[str, Any], listener: _Listener) -> Run:
             return fit(
@@ -177,13 +178,13 @@ def _identity(
 
 
 def _study(
-    optuna: Any, folder: Path, space: Mapping[str, Search], defaults: Mapping[str, Any]
+    optuna: Any, folder: Path, space: Mapping[str, Search], defaults: Mapping[str, Any], metric: str
 ) -> Any:
     """The study kept in the folder; a new one begins with the defaults."""
     study = optuna.create_study(
         storage=f"sqlite:///{folder / 'study.db'}",
         study_name="tune",
-        direction="maximize",
+        direction="minimize" if metric in LOWER_IS_BETTER else "maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(_STARTUP, _WARMUP),
     )

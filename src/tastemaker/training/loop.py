@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tastemaker.console import Progress
 from tastemaker.errors import TastemakerError
+from tastemaker.evaluation.pointwise import LOWER_IS_BETTER
 from tastemaker.training.checkpoints import (
     Checkpoint,
     load_optimizer_tensors,
@@ -305,7 +306,7 @@ class GradientLoop:
         if monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise TrainingError(f"monitor {monitor!r} is not among the validation metrics: {known}")
-        return metrics[monitor]
+        return -metrics[monitor] if monitor in LOWER_IS_BETTER else metrics[monitor]
 
     def _compare(self, value: float) -> None:
         standing = self.standing
@@ -313,7 +314,7 @@ class GradientLoop:
             standing.best_value, standing.best_epoch, standing.stale = value, standing.epoch, 0
             self.best = {
                 name: weight.detach().to("cpu", copy=True)
-                for name, weight in self.model.named_parameters()
+                for name, weight in self.model.state_dict(keep_vars=True).items()
             }
         else:
             standing.stale += 1
@@ -321,7 +322,7 @@ class GradientLoop:
 
     def _put(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put weights into the model and return those that were there."""
-        own = dict(self.model.named_parameters())
+        own = self.model.state_dict(keep_vars=True)
         previous = {name: own[name].detach().clone() for name in weights}
         with torch.no_grad():
             for name, value in weights.items():

@@ -167,8 +167,9 @@ class GradientStage:
         epochs: at most this many passes.
         alternate: with several objectives that have batches, whether they take turns every
             `"step"` or run one whole epoch each (`"epoch"`).
-        monitor: validation metric to watch, e.g. `"ndcg@10"`; `None` trains all epochs and keeps
-            the last weights. With a monitor the best weights are kept.
+        monitor: validation metric to watch, e.g. `"ndcg@10"` (or a loss, of which less is better,
+            such as `"log_loss"`); `None` trains all epochs and keeps the last weights. With a
+            monitor the best weights are kept, buffers included.
         patience: validations without improvement before stopping; 0 never stops early.
         validate_every: epochs between validations.
         clip_norm: largest gradient norm (0 = no clipping).
