@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tastemaker.evaluation.pointwise import LOWER_IS_BETTER
+
 __all__ = ["Row", "results_by_model", "results_table", "rows"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "reproduction" / "results"
+RUNS = ROOT / "runs" / "reproduction"
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Row:
     Attributes:
         name: what ROW= takes.
         data, split, metrics, text: of its protocol.
+        filters: of its protocol, applied before the split.
         model: a name in the catalog.
         floor: the least value of each metric.
         published: the published value of each metric; empty where there is none.
         source: of the published values.
+        against: the row, run before, that this one must beat in every metric it is compared in.
         preset: named settings of the method, or empty for its defaults.
         settings: what differs from them.
         refit: whether the validation rows are trained on, too.
@@ -46,7 +51,9 @@ class Row:
     metrics: tuple[str, ...]
     text: str
     model: str
-    floor: tuple[float, ...]
+    floor: tuple[float, ...] = ()
+    filters: tuple[str, ...] = ()
+    against: str = ""
     published: tuple[float, ...] = ()
     source: str = ""
     preset: str = ""
@@ -58,7 +65,9 @@ class Row:
     def command(self) -> list[str]:
         """The command that trains and tests it."""
         chosen = {"preset": self.preset} if self.preset else {}
-        words = ["tastemaker", "train", self.data, "--model", self.model, "--split", self.split]
+        words = ["tastemaker", "train", self.data, "--model", self.model]
+        words += [word for spec in self.filters for word in ("--filter", spec)]
+        words += ["--split", self.split]
         for name, value in {**chosen, **self.settings}.items():
             words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         words += ["--refit"] if self.refit else []
@@ -84,7 +93,7 @@ def reproduce(row: Row) -> dict[str, Any] | None:
     if done.returncode:
         return None
     said = json.loads(done.stdout.splitlines()[-1])
-    folder = ROOT / "runs" / "reproduction" / row.name
+    folder = RUNS / row.name
     tested = json.loads((folder / "evaluation" / "test.json").read_text(encoding="utf-8"))
     machine = json.loads((folder / "run.json").read_text(encoding="utf-8"))["environment"]
     result = {
@@ -101,10 +110,24 @@ def reproduce(row: Row) -> dict[str, Any] | None:
             "torch": machine["packages"]["torch"],
         },
     }
+    if row.against:
+        result["against"] = differences(row)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{row.name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def differences(row: Row) -> dict[str, Any]:
+    """By how much a row's run is better than the one it is held against, query by query."""
+    from tastemaker.experiment.compare import compare
+
+    if not (RUNS / row.against).exists():
+        raise SystemExit(f"{row.name} is held against {row.against}, which was not run; run it")
+    paired = [name for name in row.metrics if name != "auc"]  # which is of all queries together
+    found = compare(RUNS / row.against, RUNS / row.name, metrics=paired)
+    names = ("difference", "low", "high", "p_value")
+    return {line["metric"]: {name: line[name] for name in names} for line in found.to_dicts()}
 
 
 def kept() -> dict[str, dict[str, Any]]:
@@ -135,20 +158,42 @@ def cells(row: Row, result: Mapping[str, Any] | None) -> list[str]:
     """One row of the table."""
     figures = [" / ".join(map(shown, values)) or "-" for values in (row.floor, row.published)]
     if result is None:
-        return [row.name, " / ".join(row.metrics), "not run", *figures, "-", "-", "-"]
+        return [row.name, " / ".join(row.metrics), "not run", *figures, row.against, "-", "-", "-"]
     machine = result["machine"]
     return [
         row.name,
         " / ".join(row.metrics),
         ours(row, result),
         *figures,
+        better(row, result),
         str(result["seed"]),
         f"{result['seconds']:,}",
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores",
     ]
 
 
-HEADER = ("row", "metrics", "ours", "at least", "published", "seed", "seconds", "machine")
+def better(row: Row, result: Mapping[str, Any]) -> str:
+    """The differences to the row it is held against, with their intervals."""
+    if not row.against:
+        return "-"
+    gaps = " / ".join(
+        f"{gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        for gap in result["against"].values()
+    )
+    return f"{row.against}: {gaps}"
+
+
+HEADER = (
+    "row",
+    "metrics",
+    "ours",
+    "at least",
+    "published",
+    "against",
+    "seed",
+    "seconds",
+    "machine",
+)
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -184,15 +229,26 @@ def results_by_model() -> dict[str, list[str]]:
     return texts
 
 
+def sign(metric: str) -> int:
+    """1 where more is better, -1 for losses and errors."""
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
 def faults(row: Row, result: Mapping[str, Any] | None) -> list[str]:
     """What is wrong with a row: that it failed, or the metrics below the floor."""
     if result is None:
         return [f"{row.name}: the command failed"]
-    return [
-        f"{row.name}: {name} is {result['metrics'][name]['value']:.4f}, below {least:.4f}"
-        for name, least in zip(row.metrics, row.floor, strict=True)
-        if result["metrics"][name]["value"] < least
+    low = [
+        f"{row.name}: {name} is {result['metrics'][name]['value']:.4f}, worse than {least:.4f}"
+        for name, least in zip(row.metrics, row.floor, strict=False)
+        if sign(name) * (result["metrics"][name]["value"] - least) < 0
     ]
+    beaten = [
+        f"{row.name}: {name} is not better than that of {row.against} ({gap['difference']:+.4f})"
+        for name, gap in result.get("against", {}).items()
+        if sign(name) * gap["difference"] <= 0
+    ]
+    return low + beaten
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ A part stands between `<!-- NAME: written by make tables -->` and `<!-- end of N
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from typer.main import get_command
 
 import reproduce
-from tastemaker.data import Dataset, split
+from tastemaker.data import Dataset, KnowledgeGraph, split
 from tastemaker.experiment.settings import documented
 from tastemaker.models.base import GradientConfig, Recommender
 from tastemaker.models.catalog import ENTRIES, Entry
@@ -77,10 +79,24 @@ def shaped_like_ml_100k() -> Dataset:
     users = [number % n_users for number in range(4 * n_items)]
     log = pl.DataFrame(
         {"user": users, "item": [number % n_items for number in range(4 * n_items)]}
-    ).with_columns(time=pl.int_range(pl.len()) * 86_400, rating=pl.lit(5.0))
-    return Dataset.from_frame(
-        log, user="user", item="item", timestamp="time", label="rating", name="shape"
+    ).with_columns(
+        time=pl.int_range(pl.len()) * 86_400, liked=(pl.col("user") % 2).cast(pl.Float64)
     )
+    ids = list(range(n_items))
+    dataset = Dataset.from_frame(
+        log,
+        user="user",
+        item="item",
+        timestamp="time",
+        label="liked",
+        items=pl.DataFrame({"item": ids, "title": [f"title {number}" for number in ids]}),
+        item_id="item",
+        name="shape",
+    )
+    names = pa.array([f"item {number}" for number in ids])
+    relations, kinds = pa.array(["is"] * n_items), pa.array(["a film"] * n_items)
+    knowledge = KnowledgeGraph.build(names, relations, kinds, names)
+    return dataclasses.replace(dataset, knowledge=knowledge)
 
 
 def size(model: Recommender) -> str:
