@@ -129,6 +129,9 @@ def test_vocabularies_and_tables_shrink_with_the_log():
         ("min-label: threshold = 3.5", "min-label:threshold=3.5"),
         ("deduplicate", "deduplicate:keep=first"),
         ("date-range:end=2020-01-01", "date-range:end=2020-01-01"),
+        ("binary-label:threshold=4", "binary-label:threshold=4"),
+        ("with-negatives", "with-negatives:per_positive=1,seed=0"),
+        ("with-negatives:seed=3", "with-negatives:per_positive=1,seed=3"),
         ("date-range:start=1e9,end=2020-01-01", "date-range:start=1000000000,end=2020-01-01"),
     ],
 )
@@ -150,6 +153,9 @@ def test_specs_round_trip(spec, canonical):
         ("min-label:threshold=nan", "threshold is a number"),
         ("min-label:threshold=good", "threshold is a number, not 'good'"),
         ("deduplicate:keep=frist", "unknown keep 'frist'; did you mean 'first'.*first or last"),
+        ("binary-label:threshold=good", "threshold is a number, not 'good'"),
+        ("with-negatives:per_positive=0", "per_positive is a whole number from 1, not 0"),
+        ("with-negatives:seed=1.5", "seed is a whole number from 0, not 1.5"),
         ("date-range", "needs start, end or both"),
         ("date-range:start=yesterday", "start='yesterday' is not a time; expected ISO 8601"),
         ("date-range:start=2020-01-02,end=2020-01-01", "is not before end=2020-01-01"),
@@ -167,9 +173,67 @@ def test_bad_specs_say_what_is_allowed(spec, message):
         ("k-core:users=9,items=1", "leaves none of the 3 interactions of data set 'small'"),
         ("min-label:threshold=1", "needs a label column, .* its columns are user, item"),
         ("date-range:end=2020-01-01", "needs clock timestamps"),
+        ("binary-label:threshold=1", "needs a label column"),
     ],
 )
 def test_filters_that_cannot_work_say_why(spec, message):
     data = log([("a", "x"), ("a", "y"), ("b", "x")])
     with pytest.raises(DataError, match=message):
         parse_filter(spec).apply(data)
+
+
+def test_binary_label_keeps_every_row():
+    rows = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")]
+    made, report = parse_filter("binary-label:threshold=4").apply(log(rows, label=[4, 3.5, 5, 1]))
+    assert pairs(made) == rows
+    assert made.column("label").tolist() == [1, 0, 1, 0]
+    assert (report.rows, report.dropped_rows) == (4, 0)
+
+
+def test_negatives_follow_their_positives_in_their_moment_and_context():
+    frame = {
+        "user": ["a", "a", "b", "b", "c"],
+        "item": ["v", "w", "w", "x", "y"],
+        "at": [1, 2, 1, 4, 7],
+        "place": ["home", "work", "work", "home", "home"],
+    }
+    data = Dataset.from_frame(
+        frame, user="user", item="item", order="at", columns={"place": "categorical"}, name="few"
+    )
+    made, report = parse_filter("with-negatives:per_positive=2,seed=5").apply(data)
+    assert made.column("label").tolist() == [1, 0, 0] * 5
+    assert made.column("item")[::3].tolist() == data.column("item").tolist()
+    for name in ("user", "order", "place"):
+        assert made.column(name).tolist() == np.repeat(data.column(name), 3).tolist()
+    known = {"a": {"v", "w"}, "b": {"w", "x"}, "c": {"y"}}
+    for (user, item), label in zip(pairs(made), made.column("label"), strict=True):
+        assert (item in known[user]) == bool(label)
+    drawn = made.column("item").reshape(5, 3)[:, 1:]
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    assert (report.added_rows, report.dropped_rows) == (10, 0)
+    assert str(report).startswith("with-negatives:per_positive=2,seed=5: added 10 interactions")
+
+
+def test_negatives_are_fixed_by_their_seed():
+    rows = [(f"u{user}", f"i{(user + step) % 40}") for user in range(20) for step in range(4)]
+    data = log(rows)
+    first, again, other = (
+        parse_filter(f"with-negatives:seed={seed}").apply(data)[0].fingerprint for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_a_user_with_nearly_everything_gets_what_is_left():
+    rows = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")]
+    made, _ = parse_filter("with-negatives:per_positive=2").apply(log(rows))
+    assert pairs(made) == [
+        *[("a", "x"), ("a", "z"), ("a", "y"), ("a", "z")],
+        *[("b", "x"), ("b", "y"), ("b", "z"), ("b", "y")],
+    ]
+
+
+def test_negatives_are_for_data_without_labels():
+    with pytest.raises(DataError, match="for data without labels, but 'small' has some"):
+        parse_filter("with-negatives").apply(log([("a", "x"), ("b", "y")], label=[1, 2]))
+    with pytest.raises(DataError, match="no user of 'small' has an item left"):
+        parse_filter("with-negatives").apply(log([("a", "x"), ("b", "x")]))

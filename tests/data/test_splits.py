@@ -315,6 +315,8 @@ def test_column_values_are_checked():
         ("leave-one-out", "leave-one-out"),
         ("leave-one-out:valid=1", "leave-one-out"),
         (" leave-one-out : valid = 0 ", "leave-one-out:valid=0"),
+        ("leave-one-out:rows=2", "leave-one-out:rows=2"),
+        ("leave-one-out:valid=0,rows=3", "leave-one-out:valid=0,rows=3"),
         ("ratio", "ratio:valid=0.1,test=0.2,by=user,order=time"),
         ("ratio:order=random,valid=0", "ratio:valid=0,test=0.2,by=user,order=random"),
         ("ratio:test=1e-05", "ratio:valid=0.1,test=0.00001,by=user,order=time"),
@@ -351,6 +353,7 @@ def test_specs_round_trip(spec, canonical):
         ("ratio:by=usr", "unknown by 'usr'; did you mean 'user'.*user or overall"),
         ("ratio:order=rand", "unknown order 'rand'; did you mean 'random'"),
         ("leave-one-out:valid=2", "valid is 0 or 1"),
+        ("leave-one-out:rows=1.5", "rows is a whole number from 1, not 1.5"),
         ("held-out-users:fold_in=1", "fold_in lies between 0 and 1"),
         ("global-time:valid=0.1,test_from=2020-01-01", "not a mixture"),
         ("global-time:valid_from=2020-01-01", "not a mixture"),
@@ -485,6 +488,7 @@ def test_the_report_adds_up():
 SPECS = [
     "leave-one-out",
     "leave-one-out:valid=0",
+    "leave-one-out:rows=2",
     "ratio:valid=0.2,test=0.3",
     "ratio:valid=0,test=0.5",
     "ratio:valid=0.2,test=0.3,order=random",
@@ -591,3 +595,40 @@ def test_published_splits_keep_their_counts(name, train, valid, test):
     assert len(result.train) == train
     assert (None if result.valid is None else len(result.valid.rows)) == valid
     assert len(result.test.rows) == test
+
+
+def test_leave_one_out_of_events_of_several_rows():
+    data = log({"a": [1, 2, 3, 4, 5, 6, 7, 8], "b": [1, 2, 3, 4, 5]})
+    result = split(data, "leave-one-out:rows=2")
+    assert trained(result) == {"a": ["i1", "i2", "i3", "i4"], "b": [f"i{i}" for i in range(1, 6)]}
+    assert asked(result.valid, data) == {"a": (["i1", "i2", "i3", "i4"], ["i5", "i6"])}
+    assert asked(result.test, data)["a"][1] == ["i7", "i8"]
+    assert "1 users with fewer than 3 events, wholly in training" in result.report.lines()
+
+
+def test_targets_bring_their_contexts():
+    frame = {
+        "user": ["a", "a", "a", "a", "b", "b", "b", "b"],
+        "item": ["v", "w", "x", "y", "v", "x", "w", "z"],
+        "at": [1, 2, 3, 4, 1, 2, 3, 4],
+        "place": ["home", "work", None, "bus", "home", "home", "work", "work"],
+        "degrees": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+    }
+    data = Dataset.from_frame(
+        frame,
+        user="user",
+        item="item",
+        order="at",
+        columns={"place": "categorical", "degrees": "numeric"},
+        name="places",
+    )
+    test = split(data, "ratio:valid=0,test=0.5").test
+    assert test.contexts["place"].tolist() == [None, "bus", "work", "work"]
+    assert test.queries.columns["place"].tolist() == [None, "work"]  # of the first target
+    queries = test.asked_for(np.array([3, 0, 1]))
+    assert queries.users.tolist() == [1, 0, 0]
+    assert queries.histories.items.lengths.tolist() == [2, 2, 2]
+    assert queries.columns["place"].tolist() == ["work", None, "bus"]
+    assert queries.columns["degrees"].tolist() == [8.0, 3.0, 4.0]
+    plain = split(log({"a": [1, 2, 3], "b": [1, 2, 3]}), "leave-one-out").test
+    assert dict(plain.contexts) == {}

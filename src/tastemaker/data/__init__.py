@@ -5,12 +5,14 @@ from __future__ import annotations
 from tastemaker.data.catalog import load
 from tastemaker.data.dataset import Dataset
 from tastemaker.data.filters import (
+    BinaryLabel,
     DateRange,
     Deduplicate,
     Filter,
     FilterReport,
     KCore,
     MinLabel,
+    WithNegatives,
     parse_filter,
 )
 from tastemaker.data.folder import read_folder
@@ -23,6 +25,7 @@ from tastemaker.data.training_set import TrainingSet
 from tastemaker.data.vocabulary import Vocabulary
 
 __all__ = [
+    "BinaryLabel",
     "Dataset",
     "DateRange",
     "Deduplicate",
@@ -42,6 +45,7 @@ __all__ = [
     "Split",
     "TrainingSet",
     "Vocabulary",
+    "WithNegatives",
     "default_split",
     "import_files",
     "load",

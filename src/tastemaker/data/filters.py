@@ -1,14 +1,16 @@
-"""Filters as values: which interactions to keep, with a report of what was dropped."""
+"""Filters as values: which interactions to keep or add, with a report of what was done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from tastemaker.data.schema import Role
 from tastemaker.data.specs import epoch_seconds, format_spec, parse_spec
 from tastemaker.errors import ConfigError, DataError, nearest
 
@@ -17,25 +19,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILTERS",
+    "BinaryLabel",
     "DateRange",
     "Deduplicate",
     "Filter",
     "FilterReport",
     "KCore",
     "MinLabel",
+    "WithNegatives",
     "parse_filter",
 ]
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What a filter kept and dropped; users and items are those with interactions.
+    """What a filter kept, dropped and added; users and items are those with interactions.
 
     Attributes:
         name: the line that `parse_filter` reads back.
         rows, users, items: kept.
         dropped_rows, dropped_users, dropped_items: dropped.
         rounds: passes over the interactions until nothing more was dropped (1 but for k-core).
+        added_rows: made up by the filter; they are among the rows.
     """
 
     name: str
@@ -46,6 +51,7 @@ class FilterReport:
     dropped_users: int
     dropped_items: int
     rounds: int = 1
+    added_rows: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -53,6 +59,11 @@ class FilterReport:
 
     def __str__(self) -> str:
         rounds = f" in {self.rounds} rounds" if self.rounds > 1 else ""
+        if self.added_rows:
+            return (
+                f"{self.name}: added {self.added_rows} interactions, now {self.rows} of "
+                f"{self.users} users with {self.items} items"
+            )
         return (
             f"{self.name}: kept {self.rows} interactions of {self.users} users with {self.items} "
             f"items; dropped {self.dropped_rows} interactions, {self.dropped_users} users and "
@@ -61,12 +72,12 @@ class FilterReport:
 
 
 class Filter(Protocol):
-    """A rule that keeps some interactions; `str(filter)` is the line `parse_filter` reads back."""
+    """A rule that changes the log; `str(filter)` is the line `parse_filter` reads back."""
 
     def __str__(self) -> str: ...
 
     def apply(self, dataset: Dataset) -> tuple[Dataset, FilterReport]:
-        """The data set with the kept interactions, users and items that no longer occur removed.
+        """The changed data set; users and items that no longer occur are removed.
 
         Raises:
             DataError: nothing is left, or a column the rule needs is missing.
@@ -211,11 +222,123 @@ class DateRange:
         )
 
 
+@dataclass(frozen=True)
+class BinaryLabel:
+    """Make labels (ratings) 1 from a threshold on and 0 below it; keep every interaction.
+
+    Attributes:
+        threshold: the least label that becomes 1, in the units of the label column.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, str) or not np.isfinite(self.threshold):
+            raise ConfigError(
+                f"filter 'binary-label': threshold is a number, not {self.threshold!r}"
+            )
+
+    def __str__(self) -> str:
+        return format_spec("binary-label", threshold=self.threshold)
+
+    def apply(self, dataset: Dataset) -> tuple[Dataset, FilterReport]:
+        """See `Filter.apply`; needs a label column."""
+        _need(dataset, "label", str(self))
+        labels = (dataset.column("label") >= self.threshold).astype(np.float32)
+        table = dataset.interactions
+        place = table.column_names.index("label")
+        changed = table.set_column(place, "label", pa.array(labels))
+        return _kept(replace(dataset, interactions=changed), None, str(self))
+
+
+@dataclass(frozen=True)
+class WithNegatives:
+    """Give interactions label 1, and add items nobody saw them choose with label 0.
+
+    Each interaction is followed by items drawn uniformly from those its user never interacted
+    with, before or after, as interactions of the same moment and context. A user who took nearly
+    everything may get fewer, and none twice for one interaction.
+
+    Attributes:
+        per_positive: how many are added for each interaction.
+        seed: of the draw; same data, same seed, same interactions.
+    """
+
+    per_positive: float = 1
+    seed: float = 0
+
+    def __post_init__(self) -> None:
+        for key, value, least in (("per_positive", self.per_positive, 1), ("seed", self.seed, 0)):
+            if isinstance(value, str) or not (value >= least and float(value).is_integer()):
+                raise ConfigError(
+                    f"filter 'with-negatives': {key} is a whole number from {least}, not {value!r}"
+                )
+
+    def __str__(self) -> str:
+        return format_spec("with-negatives", per_positive=self.per_positive, seed=self.seed)
+
+    def apply(self, dataset: Dataset) -> tuple[Dataset, FilterReport]:
+        """See `Filter.apply`; the data have no labels yet. O(rows per_positive log rows).
+
+        Raises:
+            DataError: when there is a label column, or nobody has an item left to be added.
+        """
+        if "label" in dataset.interactions.column_names:
+            raise DataError(
+                f"filter '{self}' is for data without labels, but {dataset.name!r} has some; "
+                "keep the positives with min-label and leave out the label column, or use "
+                "binary-label"
+            )
+        count = int(self.per_positive)
+        drawn = self._draw(dataset, count)  # [R, count], -1 where there is none
+        items = np.concatenate([dataset.column("item")[:, None].astype(np.int64), drawn], 1)
+        labels = np.zeros(items.shape, np.float32)
+        labels[:, 0] = 1.0
+        there = (items >= 0).ravel()
+        rows = np.repeat(np.arange(len(items)), count + 1)[there]
+        added = int(there.sum()) - len(items)
+        if not added:
+            raise DataError(f"filter '{self}': no user of {dataset.name!r} has an item left")
+        table = dataset.interactions.take(pa.array(rows)).combine_chunks()
+        table = table.set_column(1, "item", pa.array(items.ravel()[there].astype(np.int32)))
+        table = table.add_column(2, "label", pa.array(labels.ravel()[there]))
+        roles = {**dataset.schema.roles, Role.LABEL: "label"}
+        schema = replace(dataset.schema, roles=roles)
+        made, report = _kept(replace(dataset, schema=schema, interactions=table), None, str(self))
+        return made, replace(report, added_rows=added)
+
+    def _draw(self, dataset: Dataset, count: int) -> NDArray[np.int64]:
+        """Items of no interaction of the row's user, distinct in a row, -1 where none is left."""
+        generator = np.random.default_rng(int(self.seed))
+        n_items = dataset.n_items
+        users = dataset.column("user").astype(np.int64)[:, None]
+        known = np.unique(users[:, 0] * n_items + dataset.column("item"))
+        drawn = np.full((len(users), count), -1, np.int64)
+        for _ in range(_MAX_ROUNDS):
+            rows, columns = np.nonzero(drawn < 0)
+            if not len(rows):
+                break
+            drawn[rows, columns] = generator.integers(0, n_items, len(rows))
+            pairs = users * n_items + drawn
+            places = np.minimum(np.searchsorted(known, pairs), len(known) - 1)
+            wrong = (drawn >= 0) & (known[places] == pairs)
+            order = np.argsort(drawn, 1, kind="stable")
+            ranked = np.take_along_axis(drawn, order, 1)
+            again = np.zeros(drawn.shape, np.bool_)
+            np.put_along_axis(again[:, :], order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
+            drawn[wrong | again] = -1
+        return drawn
+
+
+_MAX_ROUNDS = 20  # after these redraws a user with nearly every item gets fewer negatives
+
 FILTERS: Mapping[str, type[Filter]] = {
     "k-core": KCore,
     "min-label": MinLabel,
     "deduplicate": Deduplicate,
     "date-range": DateRange,
+    "binary-label": BinaryLabel,
+    "with-negatives": WithNegatives,
 }
 
 

@@ -82,28 +82,39 @@ class LeaveOneOut:
 
     Attributes:
         valid: 1, or 0 for no validation part (the event before the last is then for training).
+        rows: interactions that are one event, such as 2 for a positive and its sampled negative.
     """
 
     valid: float = 1
+    rows: float = 1
 
     def __post_init__(self) -> None:
         if self.valid not in (0, 1):
             raise ConfigError(f"split 'leave-one-out': valid is 0 or 1, not {self.valid!r}")
+        if not (_is_number(self.rows) and self.rows >= 1 and float(self.rows).is_integer()):
+            raise ConfigError(
+                f"split 'leave-one-out': rows is a whole number from 1, not {self.rows!r}"
+            )
 
     def __str__(self) -> str:
-        return "leave-one-out" if self.valid else "leave-one-out:valid=0"
+        return format_spec(
+            "leave-one-out",
+            valid=None if self.valid else self.valid,
+            rows=None if self.rows == 1 else self.rows,
+        )
 
     def assign(self, dataset: Dataset, rng: np.random.Generator) -> Assignment:  # noqa: ARG002
         """Deal out the rows; `rng` is not used."""
         _need_order(dataset, str(self))
         parts = np.full(dataset.n_interactions, TRAIN)
-        counts = np.diff(dataset.user_offsets)
+        counts, rows = np.diff(dataset.user_offsets), int(self.rows)
         least = 3 if self.valid else 2
-        last = dataset.user_offsets[1:][counts >= least] - 1
-        parts[last] = TEST
-        if self.valid:
-            parts[last - 1] = VALID
-        short = int(np.count_nonzero((counts > 0) & (counts < least)))
+        ends = dataset.user_offsets[1:][counts >= least * rows]
+        for back in range(1, rows + 1):
+            parts[ends - back] = TEST
+            if self.valid:
+                parts[ends - back - rows] = VALID
+        short = int(np.count_nonzero((counts > 0) & (counts < least * rows)))
         note = f"users with fewer than {least} events, wholly in training"
         return Assignment(parts, "user", True, bool(self.valid), _noted(note, short))
 

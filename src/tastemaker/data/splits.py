@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tastemaker.data.leaks import check_leaks
 from tastemaker.data.queries import Histories, Queries, Ragged
 from tastemaker.data.rows import blocks, codes_at
+from tastemaker.data.schema import Kind
 from tastemaker.data.specs import parse_spec
 from tastemaker.data.split_rules import (
     DROPPED,
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _HISTORY_COLUMNS = ("timestamp", "label", "behavior")
+_CONTEXT_KINDS = (Kind.CATEGORICAL, Kind.NUMERIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,15 @@ class Part:
     Attributes:
         queries: the user's code where the user has training rows, else -1; the history known
             before the targets, with the columns timestamp, label and behavior where the data have
-            them; `columns["timestamp"]` [B] is the time of the first target.
+            them; `columns` [B] are the time and the features of the first target's interaction.
         targets: B rows of item codes in stored order, to be found or to be scored.
         users: [B] int64, who it really is, rising.
         rows: interaction row of each target value, [T] int64, rising.
         labels: [T] float32 aligned with `targets.values`, or None when the data have none.
         history_rows: interaction row of each history event, [H] int64, or None for histories
             that are not from the data set.
+        contexts: feature column of the interactions -> [T] raw values aligned with
+            `targets.values`; each gathered when it is first asked for.
     """
 
     queries: Queries
@@ -70,9 +74,17 @@ class Part:
     rows: NDArray[np.int64]
     labels: NDArray[np.float32] | None = None
     history_rows: NDArray[np.int64] | None = None
+    contexts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    def asked_for(self, places: NDArray[np.int64]) -> Queries:
+        """A query for each of these places in `targets.values`, with the contexts of its own."""
+        rows = np.searchsorted(self.targets.offsets, places, side="right") - 1
+        queries = self.queries.take(rows)
+        own = {name: column[places] for name, column in self.contexts.items()}
+        return replace(queries, columns={**queries.columns, **own})
 
 
 @dataclass(frozen=True)
@@ -297,19 +309,22 @@ def _part(
         Ragged.from_lengths(_told(train, "item", history_rows), told[users]),
         _ToldColumns(train, [name for name in _HISTORY_COLUMNS if name in present], history_rows),
     )
-    columns = {"timestamp": dataset.column("timestamp")[first]} if "timestamp" in present else {}
+    kinds = dataset.schema.interactions
+    features = [name for name, kind in kinds.items() if kind in _CONTEXT_KINDS]
+    told_of = [*({"timestamp"} & present), *features]
     return Part(
-        queries=Queries(users, histories, columns),
+        queries=Queries(users, histories, {name: dataset.column(name)[first] for name in told_of}),
         targets=Ragged.from_lengths(codes_at(items, rows), lengths[users]),
         users=users,
         rows=rows,
         labels=dataset.column("label")[rows] if "label" in present else None,
         history_rows=history_rows,
+        contexts=_ToldColumns(train, features, rows),
     )
 
 
 class _ToldColumns(Mapping[str, NDArray[Any]]):
-    """Columns of the histories, each gathered when it is first asked for: few methods ask."""
+    """Columns of chosen rows, each gathered when it is first asked for: few methods ask."""
 
     def __init__(self, train: TrainingSet, names: list[str], rows: NDArray[np.int64]) -> None:
         self._train, self._names, self._rows = train, names, rows

@@ -111,8 +111,13 @@ def evaluate_pointwise(
         users=part.users[asked],
         n_queries=len(asked),
         n_skipped=len(part.targets) - len(asked),
-        protocol=f"scores of {len(labels):,} labelled rows, intervals over queries",
+        protocol=_describe(labels, is_binary),
     )
+
+
+def _describe(labels: NDArray[np.float64], is_binary: bool) -> str:
+    ones = f" ({int(labels.sum()):,} positive)" if is_binary else ""
+    return f"scores of {len(labels):,} labelled rows{ones}, intervals over queries"
 
 
 def _parse(metrics: Sequence[str] | None, is_binary: bool) -> list[str]:
@@ -133,9 +138,17 @@ def _parse(metrics: Sequence[str] | None, is_binary: bool) -> list[str]:
 
 
 def _score(model: Scorer, part: Part, batch_size: int) -> NDArray[np.float64]:
-    """The score of each target, [T] float64."""
+    """The score of each target, [T] float64; targets with contexts are asked for one by one."""
     scores = np.empty(len(part.targets.values))
+    every = np.arange(len(scores), dtype=np.int64)
     with Progress("scoring", len(scores), unit="rows") as progress:
+        for start in range(0, len(scores) if part.contexts else 0, batch_size):
+            chosen = every[start : start + batch_size]
+            asked = torch.from_numpy(part.targets.values[chosen, None])
+            scores[chosen] = model.score(part.asked_for(chosen), asked)[:, 0].cpu().numpy()
+            progress.advance(len(chosen))
+        if part.contexts:
+            return scores
         for rows in _batches(part.targets.lengths, batch_size):
             places, lengths = part.targets.positions(rows)
             valid = np.arange(lengths.max()) < lengths[:, None]  # [b, C]
@@ -148,11 +161,13 @@ def _score(model: Scorer, part: Part, batch_size: int) -> NDArray[np.float64]:
 
 
 def _batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Queries with targets, those with as many together, about `batch_size` targets at once."""
+    """Queries with targets, about `batch_size` targets at once, none with twice another's."""
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
     batch = np.cumsum(lengths[order]) // batch_size
-    yield from np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+    octave = np.frexp(lengths[order])[1]
+    new = (np.diff(batch) > 0) | (np.diff(octave) > 0)
+    yield from np.split(order, np.flatnonzero(new) + 1)
 
 
 def _estimate(metric: str, rows: _Rows, n_queries: int, seed: int) -> Estimate:

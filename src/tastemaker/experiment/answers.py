@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tastemaker.data import Dataset
     from tastemaker.models.base import Recommender, TopK
 
-__all__ = ["Answer", "RawId", "recommend", "similar", "some_of"]
+__all__ = ["Answer", "RawId", "known_users", "recommend", "similar", "some_of"]
 
 RawId = str | int
 
@@ -81,7 +81,7 @@ def recommend(
     if users is not None:
         codes = _codes(_as_list(users), dataset.user_ids, "user")
         labels = dataset.user_ids.decode(codes).to_pylist()
-        queries = _known_users(train, codes)
+        queries = known_users(train, codes)
     else:
         assert histories is not None
         rows = _as_rows(histories)
@@ -165,7 +165,8 @@ def _some_codes(
     return codes[codes >= 0]
 
 
-def _known_users(train: TrainingSet, codes: NDArray[np.int64]) -> Queries:
+def known_users(train: TrainingSet, codes: NDArray[np.int64]) -> Queries:
+    """Everything the data hold of these users, as queries; see `recommend`."""
     dataset = train.dataset
     stored = Ragged(dataset.column("item"), dataset.user_offsets)
     rows, lengths = stored.positions(codes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-_USUAL = ("ndcg@10", "recall@10", "mrr@10")
+_USUAL = ("ndcg@10", "recall@10", "mrr@10", "gauc", "log_loss")
 
 
 def compare(
@@ -33,7 +33,8 @@ def compare(
         first: the baseline.
         others: at least one run that was asked the same queries.
         part: `"test"` or `"valid"`.
-        metrics: names; by default NDCG, recall and MRR at 10 where the runs have them.
+        metrics: names; by default NDCG, recall and MRR at 10, or GAUC and log loss of methods
+            that predict labels. AUC is of all queries together, so it has no differences.
         seed: of the resampling.
 
     Returns:

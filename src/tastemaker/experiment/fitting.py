@@ -15,7 +15,6 @@ from tastemaker.data import Dataset, Split, default_split, split
 from tastemaker.data.catalog import load
 from tastemaker.data.filters import parse_filter
 from tastemaker.errors import ConfigError
-from tastemaker.evaluation import evaluate
 from tastemaker.experiment.environment import describe_environment
 from tastemaker.experiment.folder import (
     claim,
@@ -25,6 +24,7 @@ from tastemaker.experiment.folder import (
     store_data,
     write_weights,
 )
+from tastemaker.experiment.measuring import measure, validation
 from tastemaker.experiment.record import RunRecord
 from tastemaker.experiment.run import PartName, Run, open_run, plain_values
 from tastemaker.experiment.stored_evaluation import save_evaluation
@@ -36,13 +36,11 @@ from tastemaker.training.fit import CHECKPOINT
 from tastemaker.training.placement import World, choose_device, joined_world
 
 if TYPE_CHECKING:
-    from tastemaker.data import Part
     from tastemaker.training.loop import Record
 
 __all__ = ["Dealt", "deal", "fit"]
 
 _BOTH: tuple[PartName, ...] = ("valid", "test")
-_WATCHED = ("ndcg@10", "recall@10")  # validation metrics of the metrics log
 
 
 def fit(
@@ -194,7 +192,7 @@ def _complete(
             model,
             dealt.train,
             seed=record.seed,
-            validate=None if valid is None else _validation(model, valid),
+            validate=None if valid is None else validation(model, valid),
             folder=folder,
             **how,
         )
@@ -215,18 +213,6 @@ def _complete(
         _evaluate(folder, record, model, dealt)
 
 
-def _validation(model: Recommender, part: Part) -> Callable[[], Mapping[str, float]]:
-    """What training watches: accuracy on the validation part, and the monitored metric."""
-    monitor = model.config.to_json().get("monitor")
-    watched = list(dict.fromkeys([*_WATCHED, *([monitor] if monitor else [])]))
-
-    def validate() -> Mapping[str, float]:
-        found = evaluate(model, part, metrics=watched)
-        return {name: estimate.value for name, estimate in found.values.items()}
-
-    return validate
-
-
 def _evaluate(folder: Path, record: RunRecord, model: Recommender, dealt: Split) -> None:
     """Evaluate the parts asked for and finish the run."""
     parts = {"valid": dealt.valid, "test": dealt.test}
@@ -234,7 +220,7 @@ def _evaluate(folder: Path, record: RunRecord, model: Recommender, dealt: Split)
     for name in record.parts:
         part = parts[name]
         if part is not None:
-            found = evaluate(model, part, train=dealt.train)
+            found = measure(model, part, train=dealt.train)
             save_evaluation(folder, name, found, dealt.dataset, part)
             metrics[name] = plain_values(found)
     record.changed(status="finished", metrics=metrics).save(folder)

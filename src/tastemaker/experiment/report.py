@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tastemaker.evaluation import Estimate, Evaluation
     from tastemaker.experiment.run import PartName, Run
 
-__all__ = ["write_report"]
+__all__ = ["rendered_report", "write_report"]
 
-_HEADLINES = ("ndcg@10", "recall@10", "hr@10", "mrr@10")
+_HEADLINES = ("ndcg@10", "recall@10", "hr@10", "mrr@10", "auc", "gauc", "log_loss")
 _SLICED = ("ndcg@10", "recall@10")
 _EXAMPLES = 5  # users shown
 _LATEST = 10  # events of a history shown
@@ -31,6 +31,12 @@ _LISTED = 10  # recommendations shown
 
 def write_report(run: Run, path: Path) -> Path:
     """Write the report of `run` to `path`; it appears whole. Returns the path."""
+    write_text(path, rendered_report(run))
+    return path
+
+
+def rendered_report(run: Run) -> str:
+    """The report of `run` as one HTML document."""
     record = run.record
     parts: tuple[PartName, ...] = ("test", "valid")
     kept = {part: found for part in parts if (found := run.evaluation(part)) is not None}
@@ -46,16 +52,15 @@ def write_report(run: Run, path: Path) -> Path:
         _examples(run, shown) if shown else "",
         _made_with(run),
     ]
-    write_text(
-        path,
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + f'\n<footer class="soft">Made by tastemaker {escape(record.version)}.</footer>\n'
-        "</main>\n</body>\n</html>\n",
+        "</main>\n</body>\n</html>\n"
     )
-    return path
 
 
 def _header(run: Run) -> str:
@@ -277,7 +282,11 @@ def _setting(value: Any) -> str:
 def _metric_name(name: str) -> str:
     """`"ndcg@10"` as people write it."""
     kind, at, cut = name.partition("@")
-    shown = kind.upper() if kind in ("ndcg", "hr", "mrr", "map") else kind.replace("_", " ")
+    shown = (
+        kind.upper()
+        if kind in ("ndcg", "hr", "mrr", "map", "auc", "gauc")
+        else kind.replace("_", " ")
+    )
     return escape(f"{shown}{at}{cut}")
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from tastemaker.console import say
 from tastemaker.data import split
 from tastemaker.errors import ConfigError, DataError, RunError
-from tastemaker.evaluation import Evaluation, evaluate
+from tastemaker.evaluation import Evaluation
 from tastemaker.experiment.answers import RawId, recommend, similar, some_of
 from tastemaker.experiment.folder import open_data, read_weights
+from tastemaker.experiment.measuring import measure
 from tastemaker.experiment.record import RunRecord, path_inside
 from tastemaker.experiment.stored_evaluation import (
     load_evaluation,
     save_evaluation,
 )
-from tastemaker.models.base import Recommender, parse_config
+from tastemaker.models.base import ModelConfig, Recommender, parse_config
 from tastemaker.models.catalog import find
 from tastemaker.training.placement import choose_device
 
@@ -93,7 +97,9 @@ class Run:
         kind = find(self.record.model).load()
         state = read_weights(self.folder, self.record)
         try:
-            model = kind(parse_config(kind.Config, self.record.settings), self.dataset)
+            config = parse_config(kind.Config, self.record.settings)
+            _refuse_other_sizes(kind, config, self.dataset, state)
+            model = kind(config, self.dataset)
             model.load_state(state)
         except ConfigError as error:
             raise RunError(f"{self.folder} cannot be opened: {error}") from None
@@ -134,11 +140,12 @@ class Run:
         Args:
             part: `"test"` or `"valid"`.
             metrics: names such as `"ndcg@10"`, or `"ndcg"` for each of `ks`; all by default.
+                A method that predicts labels has pointwise metrics such as `"auc"`.
             ks: list lengths for names without one.
             exclude_seen: whether items of a query's history are masked.
         """
         asked = self.part(part)
-        found = evaluate(
+        found = measure(
             self.model,
             asked,
             train=self.split.train,
@@ -200,6 +207,23 @@ class Run:
         from tastemaker.experiment.report import write_report
 
         return write_report(self, self.folder / "report.html" if path is None else Path(path))
+
+
+def _refuse_other_sizes(
+    kind: type[Recommender], config: ModelConfig, dataset: Dataset, state: Mapping[str, Tensor]
+) -> None:
+    """Raise `ConfigError` when settings ask for other tensors than are stored.
+
+    The model is first made without memory, so that settings of a stranger cannot ask for more of
+    it than the weights take that lie in the folder.
+    """
+    try:
+        with torch.device("meta"):
+            kind(config, dataset).load_state(state)
+    except NotImplementedError:
+        return  # it brings a pretrained model, whose weights are not of the run
+    except (RuntimeError, OverflowError) as error:
+        raise ConfigError(f"the settings make no model: {error}") from None
 
 
 def plain_values(evaluation: Evaluation) -> dict[str, float | None]:

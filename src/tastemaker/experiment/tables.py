@@ -91,7 +91,7 @@ def metrics(evaluations: Mapping[str, Evaluation], *, title: str | None = None) 
 
 
 def of_run(run: Run, parts: Sequence[PartName], *, k: int | None = None) -> Table:
-    """The kept metrics of a run: all, or those of lists of length `k`."""
+    """The kept metrics of a run: all, or of those of lists the ones of length `k`."""
     kept: dict[str, Evaluation] = {
         part: found for part in parts if (found := run.evaluation(part)) is not None
     }
@@ -102,7 +102,11 @@ def of_run(run: Run, parts: Sequence[PartName], *, k: int | None = None) -> Tabl
 
 
 def _cut_at(found: Evaluation, k: int) -> Evaluation:
-    values = {name: value for name, value in found.values.items() if name.endswith(f"@{k}")}
+    values = {
+        name: value
+        for name, value in found.values.items()
+        if "@" not in name or name.endswith(f"@{k}")
+    }
     return dataclasses.replace(found, values=values)
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "ItemVectors",
     "ModelConfig",
     "Need",
+    "QueryVectors",
     "Recommender",
     "TopK",
     "parse_config",
@@ -215,6 +216,19 @@ def with_preset(kind: type[Recommender], settings: Mapping[str, Any]) -> dict[st
 @runtime_checkable
 class ItemVectors(Protocol):
     """Capability: the method has one vector per item; similar items are those of high cosine."""
+
+    def item_vectors(self) -> Tensor:
+        """[N, D] float."""
+        ...
+
+
+@runtime_checkable
+class QueryVectors(Protocol):
+    """Capability: a score is the dot product of a query's vector and an item's."""
+
+    def query_vectors(self, queries: Queries) -> Tensor:
+        """[B, D] float."""
+        ...
 
     def item_vectors(self) -> Tensor:
         """[N, D] float."""

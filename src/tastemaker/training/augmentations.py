@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,9 +185,10 @@ def _augmented(
     return PaddedItems(items, lengths, rows.fill, valid)
 
 
-def _floor(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _floor(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Rounded down, but not because of the last bit: .9 * 10 is 9."""
-    return np.floor(values + 1e-9).astype(np.int64)
+    floored: NDArray[np.int64] = np.floor(values + 1e-9).astype(np.int64)
+    return floored
 
 
 def _places(

@@ -16,7 +16,7 @@ from tastemaker.errors import DataError
 from tastemaker.training.batches import shuffled
 from tastemaker.training.stages import Batch
 
-__all__ = ["RankingBatches", "binary_labels", "liked"]
+__all__ = ["RankingBatches", "binary_labels", "told"]
 
 _LENGTH_STEP = 8  # histories are padded to a multiple of it
 
@@ -86,10 +86,10 @@ class RankingBatches:
         histories, ends = None, np.zeros(0, np.int64)
         if max_length:
             histories = data.histories(columns=tuple(columns))
-            told = labels > 0 if only_liked else np.ones(len(labels), np.bool_)
-            before = np.append(0, np.cumsum(told))  # told events before each row
+            kept = labels > 0 if only_liked else np.ones(len(labels), np.bool_)
+            before = np.append(0, np.cumsum(kept))  # events that may be told before each row
             ends = before[_first_of_moment(data)]
-            histories = _chosen(histories, told)
+            histories = _chosen(histories, kept)
         return cls(
             users=data.users,
             targets=data.items,
@@ -151,18 +151,27 @@ def binary_labels(data: TrainingSet) -> NDArray[np.float32]:
     return np.asarray(labels, np.float32)
 
 
-def liked(histories: Histories) -> Histories:
-    """The events with a positive label; all of them where the histories carry no labels."""
-    if "label" not in histories.columns:
-        return histories
-    return _chosen(histories, histories.columns["label"] > 0)
+def told(histories: Histories, *, only_liked: bool, columns: Sequence[str] = ()) -> Histories:
+    """What a method is told of queries' histories.
+
+    Args:
+        histories: all events, with columns.
+        only_liked: whether events without a positive label are left out; where the histories
+            carry no labels, all events are liked.
+        columns: those to keep, where the histories have them.
+    """
+    kept = {name: histories.columns[name] for name in columns if name in histories.columns}
+    chosen = Histories(histories.items, kept)
+    if not only_liked or "label" not in histories.columns:
+        return chosen
+    return _chosen(chosen, histories.columns["label"] > 0)
 
 
-def _chosen(histories: Histories, told: NDArray[np.bool_]) -> Histories:
-    """The histories without the events that are not told."""
-    before = np.append(0, np.cumsum(told))
-    items = Ragged(histories.items.values[told], before[histories.items.offsets])
-    return Histories(items, {name: column[told] for name, column in histories.columns.items()})
+def _chosen(histories: Histories, kept: NDArray[np.bool_]) -> Histories:
+    """The histories without the events that are not kept."""
+    before = np.append(0, np.cumsum(kept))
+    items = Ragged(histories.items.values[kept], before[histories.items.offsets])
+    return Histories(items, {name: column[kept] for name, column in histories.columns.items()})
 
 
 def _first_of_moment(data: TrainingSet) -> NDArray[np.int64]:
@@ -172,4 +181,4 @@ def _first_of_moment(data: TrainingSet) -> NDArray[np.int64]:
     users = data.users
     new = np.ones(len(users), np.bool_)
     new[1:] = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
-    return np.flatnonzero(new)[np.cumsum(new) - 1]
+    return np.asarray(np.flatnonzero(new)[np.cumsum(new) - 1])

@@ -141,7 +141,7 @@ class SequentialRecommender(Recommender):
         return chunked_softmax(vectors, table, targets, bias=self.item_bias)
 
     @torch.no_grad()
-    def user_vectors(self, queries: Queries) -> Tensor:
+    def query_vectors(self, queries: Queries) -> Tensor:
         """The vector whose dot products with `item_vectors` are the scores, [B, D] float32.
 
         Rows are encoded in blocks of similar length, so padding costs little.
@@ -184,7 +184,7 @@ class SequentialRecommender(Recommender):
     @torch.no_grad()
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Dot products of user and item vectors, plus the item bias: [B, N] or [B, C]."""
-        vectors, table = self.user_vectors(queries), self.item_vectors()
+        vectors, table = self.query_vectors(queries), self.item_vectors()
         if items is None:
             scores = vectors @ table.T
             return scores if self.item_bias is None else scores + self.item_bias
