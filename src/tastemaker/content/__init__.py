@@ -1,0 +1,1 @@
+"""What an item says: text encoders, language models, item tokenisers, constrained decoding."""

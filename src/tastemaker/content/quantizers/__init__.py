@@ -1,0 +1,1 @@
+"""Continuous item vectors to short tuples of discrete codes."""

@@ -1,0 +1,1 @@
+"""Generative retrieval: the next item is written code by code."""

@@ -1,0 +1,1 @@
+"""Methods that learn from a knowledge graph around the items."""

@@ -1,0 +1,1 @@
+"""Methods that learn from what items look and read like."""

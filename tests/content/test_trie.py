@@ -1,0 +1,116 @@
+"""The trie: children, paths, and what exclusions close."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tastemaker.content.trie import Trie
+
+TUPLES = torch.tensor(
+    [
+        [1, 0, 2],
+        [0, 3, 0],
+        [1, 0, 0],
+        [1, 2, 1],
+        [0, 3, 1],
+    ]
+)
+
+
+def random_tuples(n_items: int = 60, size: int = 5, levels: int = 3) -> torch.Tensor:
+    every = np.stack(np.meshgrid(*[np.arange(size)] * levels), -1).reshape(-1, levels)
+    chosen = np.random.default_rng(0).permutation(len(every))[:n_items]
+    return torch.from_numpy(every[chosen])
+
+
+def walked(trie: Trie, prefix: tuple[int, ...]) -> int | None:
+    """The node of a prefix, one child after the other; `None` where the trie has none."""
+    node = 0
+    for depth, code in enumerate(prefix):
+        found = trie.children(depth, torch.tensor([[node]]))
+        hits = (found.codes[0, 0] == code) & found.valid[0, 0]
+        if not hits.any():
+            return None
+        node = int(found.nodes[0, 0][hits])
+    return node
+
+
+def test_children_are_exactly_the_codes_that_follow():
+    trie = Trie.of(TUPLES)
+    assert [len(codes) for codes in trie.codes] == [2, 3, 5]
+    found = trie.children(0, torch.tensor([[0]]))
+    assert found.codes.tolist() == [[[0, 1]]]
+    found = trie.children(1, torch.tensor([[0, 1, -1]]))  # prefixes 0 and 1, and no node
+    assert found.codes.tolist() == [[[3, 0], [0, 2], [0, 0]]]
+    assert found.valid.tolist() == [[[True, False], [True, True], [False, False]]]
+
+
+def test_every_tuple_leads_to_its_item_and_nothing_else_does():
+    tuples = random_tuples()
+    trie = Trie.of(tuples)
+    owned = {tuple(row): item for item, row in enumerate(tuples.tolist())}
+    for prefix in np.ndindex(5, 5, 5):
+        node = walked(trie, prefix)
+        expected = owned.get(tuple(prefix))
+        assert (None if node is None else int(trie.items[node])) == expected
+
+
+def test_paths_and_parents_lead_from_leaves_to_the_root():
+    tuples = random_tuples()
+    trie = Trie.of(tuples)
+    for leaf in range(len(trie)):
+        row = tuples[trie.items[leaf]].tolist()
+        for depth in range(3):
+            assert int(trie.paths[depth, leaf]) == walked(trie, tuple(row[: depth + 1]))
+
+
+def test_some_items_alone_make_a_smaller_trie():
+    items = torch.tensor([3, 0, 4])
+    trie = Trie.of(TUPLES[items], items)
+    assert sorted(trie.items.tolist()) == [0, 3, 4]
+    assert trie.leaves_of(torch.tensor([[3, 1]])).tolist() == [[trie.items.tolist().index(3), -1]]
+
+
+def test_equal_tuples_are_refused():
+    with pytest.raises(ValueError, match="same tuple"):
+        Trie.of(torch.tensor([[0, 1], [0, 1]]))
+
+
+def test_what_is_closed_is_what_has_no_other_item_behind_it():
+    tuples = random_tuples(40, 4)
+    trie = Trie.of(tuples)
+    generator = np.random.default_rng(1)
+    rows = torch.from_numpy(np.repeat(np.arange(6), 12))
+    items = torch.from_numpy(generator.integers(0, 45, 72))  # some twice, some nobody's
+    items[:40] = torch.arange(40).where(torch.arange(40) < 38, 0)
+    rows[:40] = 0
+    closed = trie.closed_to(rows, items)
+    for depth in range(3):
+        found = {
+            (row, parent, place)
+            for row, parent, place in zip(
+                closed[depth].rows.tolist(),
+                closed[depth].parents.tolist(),
+                closed[depth].places.tolist(),
+                strict=True,
+            )
+        }
+        expected = set()
+        for row in range(6):
+            banned = set(items[rows == row].tolist())
+            for node in range(len(trie.codes[depth])):
+                behind = set(trie.items[trie.paths[depth] == node].tolist())
+                if behind <= banned:
+                    parent = int(trie.parents[depth][node])
+                    expected.add((row, parent, node - int(trie.offsets[depth][parent])))
+        assert found == expected
+
+
+def test_shorter_sequences_end_with_a_code_of_their_own():
+    end = 9
+    trie = Trie.of(torch.tensor([[4, end, end], [4, 5, end], [4, 5, 6]]))
+    assert walked(trie, (4, end, end)) is not None
+    assert walked(trie, (4, 5)) is not None
+    assert walked(trie, (4, end, 6)) is None
