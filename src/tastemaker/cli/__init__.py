@@ -17,6 +17,7 @@ from tastemaker.cli.about import doctor, models
 from tastemaker.cli.asking import compare, evaluate, recommend, report, similar
 from tastemaker.cli.data import data_app
 from tastemaker.cli.options import command_group
+from tastemaker.cli.serving import serve
 from tastemaker.cli.training import train, tune
 from tastemaker.errors import TastemakerError
 
@@ -26,7 +27,7 @@ _INTERRUPTED = 130
 
 app = command_group("One system for recommendation: a log in, honest recommendations out.")
 app.add_typer(data_app, name="data")
-for command in (models, train, evaluate, recommend, similar, compare, tune, report, doctor):
+for command in (models, train, evaluate, recommend, similar, compare, tune, report, serve, doctor):
     app.command()(command)
 
 

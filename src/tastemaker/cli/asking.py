@@ -64,17 +64,30 @@ def recommend(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Items of the history may be recommended.")
     ] = False,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Everybody, into the Parquet file of --out.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Parquet file for --all-users; interrupted, it goes on.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recommend items for a known user, or for a history."""
+    """Recommend items for a known user, for a history, or for everybody."""
     from tastemaker.experiment import answers
     from tastemaker.experiment.run import open_run
 
     set_quiet(quiet or is_quiet())
+    if all_users:
+        if user is not None or history is not None or allow is not None or exclude is not None:
+            raise ConfigError("--all-users takes no --user, --history, --allow or --exclude")
+        _everybody(run, out, k, include_seen, device, as_json)
+        return
     if (user is None) == (history is None):
-        raise ConfigError("recommend for whom? give either --user ID or --history ID,ID,...")
+        raise ConfigError(
+            "recommend for whom? give --user ID, --history ID,ID,... or --all-users --out FILE"
+        )
     opened = open_run(run, device=device)
     answer = answers.recommend(
         opened.model,
@@ -90,6 +103,20 @@ def recommend(
         say(f"ignored, as the run does not know them: {answers.some_of(answer.ignored)}")
     title = f"for user {user}" if user is not None else f"after {history}"
     _show_answer(opened, "recommendations", answer, title, as_json)
+
+
+def _everybody(
+    run: Path, out: Path | None, k: int, include_seen: bool, device: str, as_json: bool
+) -> None:
+    from tastemaker.experiment.batch import BatchJob, recommend_everybody
+
+    if out is None:
+        raise ConfigError("--all-users writes a file; name it with --out FILE.parquet")
+    count = recommend_everybody(BatchJob(run, out, k, include_seen, device))
+    if as_json:
+        emit({"run": str(run), "out": str(out), "users": count, "k": k})
+    else:
+        typer.echo(f"{out}: lists of {count:,} users")
 
 
 def ids(text: str) -> list[str]:

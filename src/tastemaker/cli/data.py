@@ -99,10 +99,15 @@ def _stored(dataset: Any, folder: Path, as_json: bool) -> None:
 
 @data_app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, Parquet, Arrow.")],
-    user: Annotated[str, typer.Option(help="Column of user ids.")],
-    item: Annotated[str, typer.Option(help="Column of item ids.")],
     to: Annotated[Path, typer.Option(help="Folder to store the data set in.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="CSV, TSV, JSONL, Parquet, Arrow.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Column of user ids.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of item ids.")] = None,
+    from_store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Events of a server, in place of a file.")
+    ] = None,
     time: Annotated[str | None, typer.Option(help="Column of times.")] = None,
     order: Annotated[str | None, typer.Option(help="Column of positions, if no times.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of ratings or labels.")] = None,
@@ -127,6 +132,15 @@ def data_import(
     set_quiet(quiet or is_quiet())
     if to.exists():
         raise DataError(f"{to} exists already; choose another folder with --to, or remove it")
+    if from_store is not None:
+        if file is not None:
+            raise ConfigError("data come from a file or from --from-store, not from both")
+        _import_events(from_store, to, name or to.name, as_json)
+        return
+    if file is None or user is None or item is None:
+        raise ConfigError(
+            "name a file and its columns (FILE --user COLUMN --item COLUMN), or --from-store URL"
+        )
     if unmatched not in ("fail", "drop"):
         raise ConfigError(f"--unmatched is 'fail' or 'drop', not {unmatched!r}")
     options: dict[str, Any] = {
@@ -146,5 +160,18 @@ def data_import(
     }
     given = {key: value for key, value in options.items() if value is not None}
     dataset = import_files(file, user=user, item=item, **given)
+    dataset.save(to)
+    _stored(dataset, to, as_json)
+
+
+def _import_events(url: str, to: Path, name: str, as_json: bool) -> None:
+    from tastemaker.serving.export import dataset_of_events
+    from tastemaker.serving.store import open_store
+
+    store = open_store(url, must_exist=True)
+    try:
+        dataset = dataset_of_events(store, name)
+    finally:
+        store.close()
     dataset.save(to)
     _stored(dataset, to, as_json)
