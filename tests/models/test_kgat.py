@@ -98,6 +98,26 @@ def test_without_layers_and_knowledge_it_is_exactly_bpr_mf():
     assert torch.equal(kgat.eval().score(queries), plain.eval().score(queries))
 
 
+def test_the_start_is_bpr_mf():
+    data, _ = known()
+    shared = {"hidden_size": 8, "learning_rate": 0.02, "num_negatives": 2}
+    plain = BPRMF.create({**shared, "regularization": 0.03}, data.dataset, seed=3)
+    settings = {
+        "pretrain_epochs": 5,
+        "pretrain_regularization": 0.03,
+        "pretrain_learning_rate": 0.02,
+    }
+    kgat = KGAT.create({**SMALL, **shared, "learning_rate": 0.01, **settings}, data.dataset, seed=3)
+    first, *_ = kgat.stages(data)
+    (objective,), (expected,) = first.objectives, plain.objectives(data)
+    assert (first.name, first.epochs, objective.optimizer) == ("pretrain", 5, expected.optimizer)
+    batch = objective.batches.gather(np.arange(30), np.random.default_rng(0))
+    torch.testing.assert_close(objective.loss(batch).value, plain.loss(batch).value)
+    assert len(objective.parameters()) == 2
+    fit(kgat, data, device="cpu")
+    assert kgat.score(all_queries(data)).isfinite().all()
+
+
 def dense(model: KGAT, weights: torch.Tensor) -> torch.Tensor:
     """The matrix [M, M] of these edge weights."""
     edges = model._edges()

@@ -254,6 +254,16 @@ def test_an_empty_history_is_answered_by_the_start_alone():
     torch.testing.assert_close(scores[0], model.item_vectors() @ model.start)
 
 
+def test_only_the_most_recent_events_are_looked_at():
+    data = random_times()
+    model = built(data, max_length=3, batch_size=1000)
+    compute, batch = first_batch(model, data)
+    assert batch["items"].shape[1] == 3
+    assert compute(batch).value.isfinite()
+    scores = model.score(Queries.from_histories([[9, 9, 9, 1, 2, 3], [1, 2, 3]]))
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-6)
+
+
 def test_positions_and_prefixes_are_one_loss_without_times():
     data = random_times()
     total = {}

@@ -148,14 +148,21 @@ def test_parts_of_a_batch_keep_what_is_shared():
     assert torch.equal(torch.cat([part["users"] for part in parts]), batch["users"])
 
 
+def test_a_batch_of_one_row_keeps_its_last_target():
+    data = training_set([0, 1, 2, 3])
+    batch = SequenceBatches.of(data, 3, 8).gather(np.arange(1), np.random.default_rng(0))
+    assert batch["items"].tolist() == codes(data, [[0, 1, 2]])
+    assert batch["targets"].tolist() == codes(data, [[1, 2, 3]])
+
+
 def test_prefixes_are_everything_before_each_target():
     data = log([[1, 2, 3, 4], [5, 6], [7]])
     batches = PrefixBatches.of(data, max_length=2, batch_size=8)
     batch = batches.gather(np.arange(4), np.random.default_rng(0))
     n = data.n_items
-    assert batch["items"][:, :2].tolist() == [[1, n], [1, 2], [2, 3], [5, n]]
-    assert (batch["items"][:, 2:] == n).all()
-    assert batch["items"].shape[1] == 8
+    assert batch["items"].tolist() == [[1, n], [1, 2], [2, 3], [5, n]]
+    wide = PrefixBatches.of(data, max_length=9, batch_size=8)
+    assert wide.gather(np.arange(4), np.random.default_rng(0))["items"].shape == (4, 8)
     assert batch["lengths"].tolist() == [1, 2, 2, 1]
     assert batch["targets"].tolist() == [2, 3, 4, 6]
     assert batch["users"].tolist() == [0, 0, 0, 1]

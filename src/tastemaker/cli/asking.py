@@ -74,7 +74,7 @@ def recommend(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recommend items for a known user, for a history, or for everybody."""
+    """Recommend for a user, for a history, or for everybody."""
     from tastemaker.experiment import answers
     from tastemaker.experiment.run import open_run
 
@@ -86,7 +86,7 @@ def recommend(
         return
     if (user is None) == (history is None):
         raise ConfigError(
-            "recommend for whom? give --user ID, --history ID,ID,... or --all-users --out FILE"
+            "recommend for whom? give --user ID or --history ID,ID,..., or --all-users --out FILE"
         )
     opened = open_run(run, device=device)
     answer = answers.recommend(

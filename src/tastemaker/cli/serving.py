@@ -27,7 +27,7 @@ def serve(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Serve finished runs over HTTP, with an event store and a page to look at."""
+    """Serve finished runs over HTTP, with live events and a page."""
     from tastemaker.serving.server import configured, run_server
 
     set_quiet(quiet or is_quiet())

@@ -90,10 +90,12 @@ class Dataset:
         """Whether timestamps compare between users.
 
         They do not when there are none, or when every user begins at the same small number: those
-        count seconds since the user's own first event.
+        count seconds since the user's own first event. Without interactions the column decides.
         """
-        if "timestamp" not in self.interactions.column_names or not self.n_interactions:
+        if "timestamp" not in self.interactions.column_names:
             return False
+        if not self.n_interactions:
+            return True
         starts = self.user_offsets[:-1][np.diff(self.user_offsets) > 0]
         first = self.column("timestamp")[starts]
         return not bool(np.all(first == first[0]) and abs(first[0]) < _RELATIVE)

@@ -42,6 +42,7 @@ class TargetInterest(nn.Module):
         time: whether places have vectors, and whether they are joined (`concat`) or added.
         num_places: rows of the table of places; 0 stands for the target.
         time_width: of a place's vector; `None` is D.
+        place_std: of the initial entries of places' vectors.
         score: dot product divided by the root of the width, or a perceptron on
             [q, k, q - k, q * k].
         attention_sizes: hidden layers of that perceptron, at least one.
@@ -66,6 +67,7 @@ class TargetInterest(nn.Module):
         time: InterestTime = "none",
         num_places: int = 0,
         time_width: int | None = None,
+        place_std: float = 0.02,
         score: InterestScore = "dot",
         attention_sizes: Sequence[int] = (80, 40),
         activation: MLPActivation = "sigmoid",
@@ -83,10 +85,10 @@ class TargetInterest(nn.Module):
         self.value_places: nn.Embedding | None = None  # of representation, with split tables
         if time != "none":
             self.places = nn.Embedding(num_places, time_width)
-            nn.init.xavier_uniform_(self.places.weight)
+            nn.init.normal_(self.places.weight, std=place_std)
             if tables == "split":
                 self.value_places = nn.Embedding(num_places, time_width)
-                nn.init.xavier_uniform_(self.value_places.weight)
+                nn.init.normal_(self.value_places.weight, std=place_std)
         self.scorer = (
             MLP(4 * self.width, attention_sizes, activation=activation) if score == "mlp" else None
         )

@@ -42,6 +42,10 @@ def add_pages(app: FastAPI, service: Service) -> None:
     async def page() -> Response:
         return HTMLResponse(_read("index.html", "tastemaker.serving.page"), headers=_HEADERS)
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)  # there is none, and browsers ask
+
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
         if name not in _FILES:

@@ -168,7 +168,7 @@ class SequenceBatches:
         width = int(self.widths[rows].max()) + 1
         dense = chosen.items.padded(width, self.padding)
         batch = {
-            "items": torch.from_numpy(np.ascontiguousarray(dense[:, :-1])),
+            "items": torch.from_numpy(dense[:, :-1].copy()),  # masked below: never a view
             "targets": torch.from_numpy(np.ascontiguousarray(dense[:, 1:])),
             "users": torch.from_numpy(self.users[rows]),
         }
@@ -187,8 +187,9 @@ class PrefixBatches:
     """One sample per target: the events before it, and it.
 
     A batch has rows `items` [B, L] int64, right padded, L the longest prefix rounded up to a
-    multiple of eight; `lengths`, `targets`, `users` and `samples` (the sample's number) [B] int64;
-    and for each column its values `name` [B, L] and the target's own, `"next_" + name` [B].
+    multiple of eight, at most `max_length`; `lengths`, `targets`, `users` and `samples` (the
+    sample's number) [B] int64; and for each column its values `name` [B, L] and the target's own,
+    `"next_" + name` [B].
 
     Attributes:
         histories: all users' training histories, with the columns.
@@ -245,7 +246,8 @@ class PrefixBatches:
         del generator
         chosen, ends = self.histories_of(rows), self.ends[rows]
         lengths = chosen.items.lengths
-        width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        rounded = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        width = min(rounded, self.max_length)
         batch = {
             "items": chosen.items.padded(width, self.padding),
             "lengths": lengths,

@@ -12,8 +12,8 @@ gradient of the batch's BPR loss with respect to them,
 
 What we changed: adversarial epochs follow ordinary ones in one training (as VAT's code has it; the
 paper takes over a model that has been trained for 1,000 epochs), with Adam instead of Adagrad. The
-base's penalty counts once, as in VAT's code. With w = 1 the ranking terms thus weigh twice what they do in the base: a base
-that needs its penalty wants a larger one here.
+base's penalty counts once, as in VAT's code. With w = 1 the ranking terms thus weigh twice what
+they do in the base: a base that needs its penalty wants a larger one here.
 
 Cost: that of the base and one pass over the rows of the batch; a graph is propagated once a step.
 """

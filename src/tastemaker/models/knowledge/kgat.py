@@ -13,11 +13,13 @@ What we changed: the attention is used - in the reference code a constant hides 
 published figures are those of `attention="fixed_rw"`, the random walk within each relation. For
 answers it is that of the current vectors. Initial vectors are normal instead of Xavier-uniform;
 those of a factor model, which the paper starts from, come from `pretrain_epochs` of BPR-MF. Several
-negatives are possible. A user not seen in training is answered as in BPR-MF, from the propagated
-item vectors.
+negatives are possible, and drawing interactions instead of users. The aggregators `gcn` and
+`graphsage` are the paper's, not the code's. A user not seen in training is answered as in BPR-MF,
+from the propagated item vectors.
 
-Cost: a batch of triples (user, item, item) propagates the whole graph, 4 edges D operations a layer
-and as many back; a knowledge batch is two products of B D K; memory 48 bytes an edge.
+Cost: with E edges, inverses among them, a batch of pairs propagates the whole graph, 2 E D
+operations a layer and as many back; a knowledge batch is three products of B D K, and forward and
+back again; memory 48 E bytes.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class KGAT(GraphFactors):
         use_triples: bool = True  # whether the graph has more than the interactions (ablation)
         min_triples: int = Field(default=1, ge=1)  # rarer entities are left out, items never (ours)
         dropout: float = Field(default=0.1, ge=0, lt=1)  # share of a layer's entries (paper)
+        sampling: Literal["users", "interactions"] = "users"  # what BPR draws evenly (paper: users)
         regularization: float = Field(default=1e-5, ge=0)  # L2 weight of a triple (reference code)
         knowledge_regularization: float = Field(default=1e-5, ge=0)  # of TransR (reference code)
         pretrain_epochs: int = Field(default=0, ge=0)  # of BPR-MF before, for a start (paper: yes)
@@ -242,7 +245,8 @@ class KGAT(GraphFactors):
     def objectives(self, data: TrainingSet) -> list[Objective]:
         """BPR over pairs of distinct users, and TransR over the edges of distinct heads."""
         config = self.config
-        pairs = _UserBatches.of(data, config.batch_size, num_negatives=config.num_negatives)
+        kind = _UserBatches if config.sampling == "users" else PairBatches
+        pairs = kind.of(data, config.batch_size, num_negatives=config.num_negatives)
         tables = (self.user_embedding, self.item_embedding, self.entity_embedding)
         parameters = _parameters(*tables, self.layers)
         ranking = Objective("bpr", self.loss, pairs, config.optimizer(), lambda: parameters)

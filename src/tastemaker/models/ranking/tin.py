@@ -103,6 +103,7 @@ class TIN(Ranker):
             self.item_width(),
             time=config.time,
             num_places=_GAP_PLACES if config.clock == "gap" else config.max_length + 1,
+            place_std=config.init_std,
             product=config.product,
             transform=config.transform,
         )

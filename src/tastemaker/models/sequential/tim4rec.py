@@ -17,8 +17,9 @@ What we changed: padding takes no part in the time network (`mask_pad_gaps=False
 authors' rows: `max_length` positions padded with time 0, so that the first padded gap is minus the
 last event's time and dominates the norm); gaps are differences of whole seconds, not of float32
 times, which are multiples of 128 s; convolutions are Hardswish's, as in all released settings, also
-where the number of heads is a multiple of eight; the last layer has no gate for a next one; padding
-rows are zero and are no target; a learned start vector answers empty histories.
+where the number of heads is a multiple of eight, and start as torch's; time dropout of the first
+layer is one draw for all heads; the last layer has no gate for a next one and computes the last
+state alone; the padding row is zero and no target; a learned start vector answers empty histories.
 
 Cost of an epoch over S samples of length L: O(S L D (D + L + N)) for the network with state size
 N, linear in L but for the maps over positions (2 L^2 a head), and O(S N_items D) for the full
@@ -87,6 +88,22 @@ class TiM4Rec(SequentialRecommender):
         "time_dropout": Uniform(0.0, 0.4),
         "learning_rate": LogUniform(3e-4, 3e-3),
         "batch_size": Choice((256, 512, 1024, 2048)),
+    }
+    presets = {
+        # The authors' settings, with steps that suit ten epochs: chosen on the validation items of
+        # Amazon Beauty.
+        "amazon-beauty": {
+            "dropout": 0.4,
+            "time_dropout": 0.0,
+            "gate_per_position": True,
+            "norm_epsilon": 1e-5,
+            "batch_size": 512,
+            "learning_rate": 3e-3,
+            "warmup_steps": 200,
+            "decay": "cosine",
+            "epochs": 10,
+            "patience": 3,
+        },
     }
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
