@@ -64,7 +64,7 @@ class DIN(Ranker):
             "activation": "relu",
             "dropout": 0.1,
             "learning_rate": 2e-3,
-            "epochs": 4,
+            "epochs": 6,
             "patience": 1,
             "attention_sizes": (32,),
             "attention_activation": "relu",

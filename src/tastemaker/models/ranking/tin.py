@@ -10,7 +10,9 @@ bias of the target item is added.
 What we changed: all fields of an item are its vector, and fields of users and contexts join the
 perceptron when there are any (the reference has item and category alone). The normalisations of
 the reference code never leave their initial moments, which makes them scales next to linear maps;
-they are left out. Histories hold liked items from strictly earlier moments, the last `max_length`.
+they are left out. Its linear map after the weighted sum, which the paper's equations do not have,
+is off by default: on Amazon Beauty it costs .01 to .015 of validation GAUC. Histories hold liked
+items from strictly earlier moments, the last `max_length`.
 
 Cost of an epoch over R rows with histories of L: O(R L W) for items of width W; memory O(B L W).
 """
@@ -48,7 +50,7 @@ class TIN(Ranker):
         clock: Literal["rank", "gap"] = "rank"  # places: events ago, or log2 seconds (paper, both)
         time: InterestTime = "add"  # how places join items (paper); "none" leaves them out
         product: bool = True  # target-aware representation (paper)
-        transform: bool = True  # linear map after the weighted sum (reference code)
+        transform: bool = False  # linear map after the weighted sum (reference code; paper: no)
         hidden_sizes: tuple[int, ...] = (80, 40)  # of the perceptron (reference code)
         activation: MLPActivation = "sigmoid"  # of the perceptron (reference code)
         dropout: float = Field(default=0.0, ge=0, lt=1)  # in the perceptron (reference code)
@@ -74,7 +76,7 @@ class TIN(Ranker):
             "activation": "relu",
             "dropout": 0.1,
             "learning_rate": 2e-3,
-            "epochs": 4,
+            "epochs": 6,
             "patience": 1,
         },
         # Likewise.
