@@ -93,6 +93,7 @@ def test_without_its_three_parts_it_is_exactly_lightgcn():
     }
     shared |= {"num_layers": 2, "regularization": 1e-3}
     without = {"pruning": 0, "num_item_layers": 0, "modality_weight": 0}
+    without |= {"features": SMALL["features"]}  # which are then not looked at
     found = fitted(FREEDOM, data, **shared, **without)
     expected = fitted(LightGCN, data, **shared)
     queries = all_queries(data)
@@ -264,7 +265,7 @@ def test_like_items_place_those_that_nobody_took():
 
 def test_what_it_refuses():
     bare = training_set(random_matrix())
-    model = FREEDOM.create({}, bare.dataset)
+    model = FREEDOM.create({"features": "text:hashing"}, bare.dataset)
     with pytest.raises(MissingNeedError, match="add a text column"):
         model.stages(bare)
     with pytest.raises(ConfigError, match="2 weights for 1 features"):

@@ -259,7 +259,7 @@ class Dataset:
         return summary
 
     def _time_range(self) -> dict[str, str] | None:
-        if not self.has_clock:
+        if not (self.has_clock and self.n_interactions):
             return None
         times = self.column("timestamp")
         return {
