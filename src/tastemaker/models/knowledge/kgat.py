@@ -96,6 +96,21 @@ class KGAT(GraphFactors):
         "aggregator": Choice(("bi", "gcn", "graphsage")),
     }
 
+    presets = {
+        "kg-lastfm-music": {
+            "layer_sizes": (64,),
+            "aggregator": "gcn",
+            "dropout": 0.7,
+            "num_negatives": 4,
+            "regularization": 3e-2,
+            "learning_rate": 3e-3,
+            "pretrain_epochs": 200,
+            "pretrain_learning_rate": 5e-3,
+            "pretrain_regularization": 3e-2,
+            "epochs": 40,
+        },
+    }
+
     config: Config
     attention: Tensor  # [E] float32 weights of the edges in this epoch; [0] but in training
 
