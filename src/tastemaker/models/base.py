@@ -62,7 +62,7 @@ _SCORE_BLOCK = 1 << 22  # scores held at once by recommend: 16 MB of float32
 class Need(StrEnum):
     """Data a method cannot do without; checked before any training."""
 
-    TIME = "time"  # clock timestamps
+    TIME = "time"  # timestamps: of a clock, or since the first event of each user
     ORDER = "order"  # timestamps or positions: histories in a real order
     LABELS = "labels"  # a label or rating per interaction
     TEXT = "text"  # a text column of the items
@@ -172,7 +172,7 @@ class TopK:
 
 
 _REMEDY = {
-    Need.TIME: "a timestamp column in absolute time (role timestamp)",
+    Need.TIME: "a timestamp column (role timestamp)",
     Need.ORDER: "a timestamp or an order column (role timestamp or order)",
     Need.LABELS: "a label or rating column (role label)",
     Need.TEXT: "an items table with a text column",
@@ -185,7 +185,7 @@ def refuse_missing(kind: type[Recommender], dataset: Dataset) -> None:
     """Raise `MissingNeedError` naming what to add when `dataset` lacks a need of `kind`."""
     items = dataset.schema.items.values()
     has = {
-        Need.TIME: dataset.has_clock,
+        Need.TIME: "timestamp" in dataset.interactions.column_names,
         Need.ORDER: dataset.is_ordered,
         Need.LABELS: "label" in dataset.interactions.column_names,
         Need.TEXT: Kind.TEXT in items,
