@@ -1,12 +1,13 @@
 """How fast does the service answer, and what does that cost beside the bare arithmetic?
 
-    python benchmarks/serving.py [--seconds 600] [--rate 200] [--items 100000]
+    python benchmarks/serving.py [--seconds 600] [--rate 200] [--items 100000] [--keep FOLDER]
 
 A run of SASRec (width 64) on a made-up log is served by a process of its own; requests come at a
 steady rate, whether earlier ones are answered or not, half of them for known users and half with a
 history, an event every tenth. Printed are latencies from the moment a request was due, errors, the
 server's memory at the start and at the end, and the ratio of the median to that of a product of one
-vector with all items and the selection of ten.
+vector with all items and the selection of ten. With --keep, the run is kept in a folder and taken
+from there the next time.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ CONNECTIONS = 64
 
 def make_run(folder: Path, n_items: int) -> Path:
     """A SASRec run on a random log over `n_items` items; what it learned does not matter here."""
+    out = folder / f"random-{n_items}"
+    if out.exists():
+        return out
     generator = np.random.default_rng(0)
     n_users, length = max(n_items // 5, 100), 20
     items = np.concatenate([np.arange(n_items), generator.integers(0, n_items, n_users * length)])
     users = np.arange(len(items)) % n_users
     log = pl.DataFrame({"user": users, "item": items, "time": np.arange(len(items))})
     dataset = Dataset.from_frame(log, user="user", item="item", timestamp="time", name="random")
-    out = folder / "run"
     settings = {"hidden_size": 64, "max_length": 50, "epochs": 1, "loss": "sampled"}
     settings |= {"num_negatives": 16, "monitor": None}
     fit(split(dataset, "leave-one-out:valid=0"), "sasrec", out=out, evaluate_on=(), **settings)
@@ -145,10 +148,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--keep", type=Path, help="folder of the run that is served")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        server = Server(make_run(folder, given.items), folder)
+        server = Server(make_run(given.keep or folder, given.items), folder)
         try:
             warm = requests(given.items, 200)
             asyncio.run(load(server, warm, 50))

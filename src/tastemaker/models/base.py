@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -293,7 +294,7 @@ class Recommender(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the parameters and buffers live."""
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in chain(self.parameters(), self.buffers()):
             return tensor.device
         return torch.device("cpu")
 

@@ -81,14 +81,14 @@ class Subject(Request):
     model: Name | None = Field(
         default=None, description="A name of /models; by default the server's."
     )
-    context: Context = Context()
+    context: Context = Field(default_factory=Context)
 
 
 class RecommendRequest(Subject):
     """Asks for the best items for a user, or for somebody with a history."""
 
     k: Annotated[int, Field(ge=1)] = Field(default=10, description="How many items.")
-    filters: FiltersRequest = FiltersRequest()
+    filters: FiltersRequest = Field(default_factory=FiltersRequest)
 
 
 class ScoreRequest(Subject):

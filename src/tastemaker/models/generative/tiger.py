@@ -110,6 +110,7 @@ class TIGER(Recommender):
             "decay": "cosine",
             "epochs": 60,
             "validate_every": 20,
+            "beam_size": 100,
         },
     }
 
