@@ -84,6 +84,18 @@ class BIGRec(Recommender):
 
     config: Config
     needs = frozenset({Need.ORDER, Need.TEXT})
+    presets = {
+        # Chosen on 300 validation items of Amazon Industrial, for a quarter of an hour on a core.
+        "amazon-industrial": {
+            "words": "products the user has bought",
+            "wrapper": "plain",
+            "max_title_tokens": 16,
+            "train_on_prompt": False,
+            "popularity_weight": 0.1,
+            "epochs": 2,
+            "batch_size": 8,
+        },
+    }
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
