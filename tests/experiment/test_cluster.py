@@ -191,7 +191,7 @@ def test_commands_of_the_page_run_as_printed(workers, csv_files, tmp_path, monke
                 run(words, monkeypatch)
             case ["tastemaker", *_]:
                 run([*words, "--set", "epochs=1"], monkeypatch)
-            case ["pip", "install", "tastemaker[ray,tune]"] | [_, "ray", "start", "--head", *_]:
+            case ["pip" | "export" | "ray", *_]:  # the cluster at hand stands for another
                 pass
             case _:
                 raise AssertionError(f"docs/scale.md: what is {words}?")

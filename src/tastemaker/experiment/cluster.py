@@ -109,16 +109,11 @@ def _connected(address: str | None, workers: int) -> Iterator[Any]:
     try:
         _knock(place)
         ray.init(place, log_to_driver=not is_quiet(), logging_level="ERROR", **how)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        SystemExit,
-    ) as error:  # Ray exits when nobody answers
+    except (OSError, ValueError, RuntimeError, SystemExit, ray.exceptions.RayError) as error:
         raise ConfigError(
             f"there is no Ray cluster to be used at {place!r} ({error}); start one with `ray start "
-            "--head` and give its address as --address HOST:6379, or leave --address and "
-            "RAY_ADDRESS out to use this machine"
+            "--head` and give its address as --address HOST:6379 (with RAY_AUTH_MODE=token if it "
+            "wants a token), or leave --address and RAY_ADDRESS out to use this machine"
         ) from None
     try:
         yield ray
