@@ -279,6 +279,17 @@ def test_tune(tm, world, tmp_path):
     assert "best of 2 trials" in tm(*asked).text
 
 
+def test_the_engine_is_asked_for_rightly(tm, world, tmp_path, monkeypatch):
+    refused = tm("recommend", world / "ease", "--user", "u1", "--engine", "ray")
+    assert (refused.code, "are for --all-users" in refused.err) == (2, True)
+    out = ("--all-users", "--out", tmp_path / "lists.parquet")
+    refused = tm("recommend", world / "ease", *out, "--address", "10.0.0.1:6379")
+    assert (refused.code, "are for --engine ray" in refused.err) == (2, True)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = tm("recommend", world / "ease", *out, "--engine", "ray")
+    assert (refused.code, "pip install 'tastemaker[ray]'" in refused.err) == (2, True)
+
+
 def test_report(tm, world, tmp_path):
     found = tm("report", world / "ease", "--to", tmp_path / "page.html", "--json").json
     assert found["report"] == str(tmp_path / "page.html")

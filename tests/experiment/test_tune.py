@@ -68,6 +68,17 @@ def test_started_again_it_goes_on_and_repeats_what_one_call_does(tuned, dataset,
     assert tune(**asked, trials=4, seed=1).trials == {"complete": 4}
 
 
+def test_a_round_knows_only_the_rounds_before(tuned, dataset, tmp_path):
+    """However the calls are cut, and though its own trials were run one after the other."""
+    asked = {"data": dataset, "model": "ease", "out": tmp_path / "t", "at_once": 3, "seed": 1}
+    assert tune(**asked, trials=2, split="leave-one-out").trials == {"complete": 2}
+    found = tune(**asked, trials=4, split="leave-one-out")
+    whole = tune(**{**asked, "out": tmp_path / "u"}, trials=4, split="leave-one-out")
+    assert (found.settings, found.value) == (whole.settings, whole.value)
+    with pytest.raises(RunError, match=r"its at_once differ"):
+        tune(**{**asked, "at_once": 2}, trials=4, split="leave-one-out")
+
+
 def test_an_interrupted_trial_is_resumed(dataset, tmp_path, monkeypatch):
     asked = {"data": dataset, "model": "sasrec", "out": tmp_path / "t", "trials": 2, **SMALL}
     real = tuning.fit
@@ -137,6 +148,7 @@ def test_fixed_settings_are_not_varied(dataset, tmp_path):
         ({"model": "ease", "split": "leave-one-out:valid=0"}, "no validation part"),
         ({"model": "ease", "trials": 0}, "trials is 0"),
         ({"model": "ease", "minutes": -1}, "minutes is -1"),
+        ({"model": "ease", "at_once": 0}, "at_once is 0"),
         ({"model": "ease", "epochs": 1}, "unknown setting 'epochs'"),
         ({"model": "easy"}, "did you mean 'ease'"),
     ],

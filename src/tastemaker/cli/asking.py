@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tastemaker.cli.options import Device, Json, Length, PartOption, Quiet, RunFolder, emit
+from tastemaker.cli.options import (
+    Address,
+    Device,
+    EngineName,
+    Json,
+    Length,
+    PartOption,
+    Quiet,
+    RunFolder,
+    emit,
+)
 from tastemaker.console import is_quiet, say, set_quiet
 from tastemaker.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tastemaker.experiment.batch import BatchJob
 
 __all__ = ["compare", "evaluate", "recommend", "report", "similar"]
 
@@ -71,6 +84,8 @@ def recommend(
         Path | None, typer.Option(help="Parquet file for --all-users; interrupted, it goes on.")
     ] = None,
     device: Device = "auto",
+    engine: EngineName = "local",
+    address: Address = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,8 +97,14 @@ def recommend(
     if all_users:
         if user is not None or history is not None or allow is not None or exclude is not None:
             raise ConfigError("--all-users takes no --user, --history, --allow or --exclude")
-        _everybody(run, out, k, include_seen, device, as_json)
+        from tastemaker.experiment.batch import BatchJob
+
+        if out is None:
+            raise ConfigError("--all-users writes a file; name it with --out FILE.parquet")
+        _everybody(BatchJob(run, out, k, include_seen, device), engine, address, as_json)
         return
+    if engine != "local" or address is not None:
+        raise ConfigError("--engine and --address are for --all-users")
     if (user is None) == (history is None):
         raise ConfigError(
             "recommend for whom? give --user ID or --history ID,ID,..., or --all-users --out FILE"
@@ -105,18 +126,16 @@ def recommend(
     _show_answer(opened, "recommendations", answer, title, as_json)
 
 
-def _everybody(
-    run: Path, out: Path | None, k: int, include_seen: bool, device: str, as_json: bool
-) -> None:
-    from tastemaker.experiment.batch import BatchJob, recommend_everybody
+def _everybody(job: BatchJob, engine: str, address: str | None, as_json: bool) -> None:
+    from tastemaker.experiment.batch import recommend_everybody
+    from tastemaker.experiment.cluster import engine_named
 
-    if out is None:
-        raise ConfigError("--all-users writes a file; name it with --out FILE.parquet")
-    count = recommend_everybody(BatchJob(run, out, k, include_seen, device))
+    with engine_named(engine, address=address, device=job.device) as found:
+        count = recommend_everybody(job, found)
     if as_json:
-        emit({"run": str(run), "out": str(out), "users": count, "k": k})
+        emit({"run": str(job.run), "out": str(job.out), "users": count, "k": job.k})
     else:
-        typer.echo(f"{out}: lists of {count:,} users")
+        typer.echo(f"{job.out}: lists of {count:,} users")
 
 
 def ids(text: str) -> list[str]:

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "Address",
     "Assignments",
     "Config",
     "Data",
     "Device",
+    "EngineName",
     "Filters",
     "Json",
     "Length",
@@ -36,6 +38,11 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help="A data set's name or 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A method (see `tastemaker models`).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray: on a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the Ray cluster [one started on this machine]."),
+]
 SplitSpec = Annotated[
     str | None, typer.Option("--split", help="Such as leave-one-out or ratio:test=0.2,by=user.")
 ]

@@ -1,7 +1,7 @@
 """Lists for every user of a run, in one Parquet file, however many there are.
 
 Users are answered in shards. A shard is a file that appears whole; an interrupted command finds
-those that are there and goes on with the rest. Memory is that of one shard.
+those that are there and goes on with the rest. Memory is that of one shard, in each process.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tastemaker.console import Progress
 from tastemaker.data.queries import Ragged
 from tastemaker.errors import ConfigError
 from tastemaker.experiment.answers import known_users
+from tastemaker.experiment.cluster import HERE, Engine
 from tastemaker.experiment.run import Run, open_run
 from tastemaker.files import writing_file
 
@@ -77,7 +79,7 @@ class BatchJob:
         return len(users)
 
 
-def recommend_everybody(job: BatchJob) -> int:
+def recommend_everybody(job: BatchJob, engine: Engine = HERE) -> int:
     """Answer every user of a run into `job.out`; returns how many there are.
 
     Columns: user and item (raw ids, in their own types), rank from 1, score (float32). Rows are in
@@ -88,26 +90,37 @@ def recommend_everybody(job: BatchJob) -> int:
         ConfigError: when k is below 1, or the file is there already.
         RunError: when there is no finished run.
     """
-    run = prepared(job)
-    n_users = run.dataset.n_users
+    n_users = _prepare(job)
     missing = job.missing(n_users)
     with Progress("recommending", n_users, unit="users") as progress:
         progress.advance(n_users - sum(_size(job, number, n_users) for number in missing))
-        for number in missing:
-            progress.advance(job.answer(run, number))
+        shards = engine.spread(_answer, job, missing, folder=job.folder)
+        for size in shards:
+            progress.advance(size)
     join_shards(job, n_users)
+    _opened.cache_clear()
     return n_users
 
 
-def prepared(job: BatchJob) -> Run:
-    """The run of a job that can be begun or gone on with."""
+def _prepare(job: BatchJob) -> int:
+    """Begin a job or go on with it; returns how many users there are."""
     if job.k < 1:
         raise ConfigError(f"k is {job.k}; ask for at least one item")
     if job.out.exists():
         raise ConfigError(f"{job.out} is there already; remove it, or name another file")
-    run = open_run(job.run, device=job.device)
+    n_users = _opened(job.run, job.device, job.folder).dataset.n_users
     job.folder.mkdir(parents=True, exist_ok=True)
-    return run
+    return n_users
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, device: str, _: Path) -> Run:
+    """The run, opened once by a process that answers many shards of one job."""
+    return open_run(folder, device=device)
+
+
+def _answer(job: BatchJob, number: int) -> int:
+    return job.answer(_opened(job.run, job.device, job.folder), number)
 
 
 def join_shards(job: BatchJob, n_users: int) -> None:

@@ -15,7 +15,7 @@ from tastemaker.files import cache_dir
 __all__ = ["examine"]
 
 _CORE = ("torch", "numpy", "polars", "pyarrow", "scipy", "pydantic", "safetensors", "typer", "rich")
-_EXTRAS = {"tune": ("optuna",), "track": ("tensorboard", "mlflow-skinny")}
+_EXTRAS = {"tune": ("optuna",), "track": ("tensorboard", "mlflow-skinny"), "ray": ("ray",)}
 _THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS")
 
 

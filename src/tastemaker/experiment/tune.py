@@ -5,26 +5,31 @@ The folder holds `study.db` (Optuna's SQLite storage), `tune.json` (what is bein
 `best-settings.json` (the settings alone, for `tastemaker train --config`). Started again with the
 same arguments and more trials or minutes, it goes on; an unfinished trial is resumed. The test
 part is never evaluated here.
+
+Trials go in rounds. Those of a round are proposed, and stopped early, by what the rounds before it
+found, so that they are the same whether they run one after the other or on a cluster.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tastemaker.console import say
 from tastemaker.data import Dataset, Split
 from tastemaker.errors import ConfigError, RunError, nearest
 from tastemaker.evaluation.pointwise import LOWER_IS_BETTER
+from tastemaker.experiment.cluster import HERE, Engine
 from tastemaker.experiment.fitting import Dealt, deal, fit
 from tastemaker.experiment.folder import exclusive
 from tastemaker.experiment.record import RunRecord
-from tastemaker.experiment.run import Run, open_run
+from tastemaker.experiment.run import open_run
 from tastemaker.extras import require
 from tastemaker.files import read_json, write_json
 from tastemaker.models.catalog import find
@@ -52,7 +57,7 @@ class Tuned:
         settings: of the best trial: the tuned ones and those that were fixed.
         run: the best trial's run folder.
         trials: state (`"complete"`, `"pruned"`, `"failed"`, `"unfinished"`) -> how many.
-        seconds: spent on all trials of this folder, over all calls.
+        seconds: spent on all trials of this folder, over all calls, by the clock.
     """
 
     folder: Path
@@ -83,12 +88,14 @@ def tune(
     out: Path | str,
     trials: int = 20,
     minutes: float | None = None,
+    at_once: int = 1,
     metric: str = "ndcg@10",
     seed: int = 0,
     device: str = "auto",
     split: str | None = None,
     split_seed: int | None = None,
     filters: Sequence[str] = (),
+    engine: Engine = HERE,
     **fixed: Any,
 ) -> Tuned:
     """Search a method's settings; the space is the `search` of its class.
@@ -102,10 +109,12 @@ def tune(
         out: the folder.
         trials: how many, those of earlier calls included.
         minutes: time for all trials, that of earlier calls included; `None` sets no limit.
+        at_once: trials of a round; a cluster works on as many together.
         metric: validation metric that chooses: the highest value, of losses the lowest.
         seed: of the proposals and of every trial.
         device: where to train.
         split, split_seed, filters: as `fit` takes them.
+        engine: where trials run.
         **fixed: settings that are not to be varied.
 
     Raises:
@@ -113,42 +122,47 @@ def tune(
         ConfigError: when the method has nothing to search, or every trial fails.
         RunError: when the folder holds the tuning of something else.
     """
-    optuna = require("optuna", extra="tune", purpose="tuning")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = _optuna()
     kind = find(model).load()
     space = {name: range_ for name, range_ in kind.search.items() if name not in fixed}
     limit = _limit(minutes)
     dealt = deal(data, split, split_seed, filters)
-    _refuse_vain(model, space, trials, dealt)
+    _refuse_vain(model, space, trials, at_once, dealt)
     kind.create(fixed, dealt.split.dataset, seed=seed)  # refuses bad settings before any trial
+    defaults = kind.Config().to_json()
+    first = {name: defaults[name] for name in space if _holds(space[name], defaults[name])}
     folder = Path(out)
     with exclusive(folder):
-        _claim(folder, _identity(model, dealt, metric, seed, fixed, space))
-        study = _study(optuna, folder, space, kind.Config().to_json(), metric)
-
-        def train(place: Path, values: Mapping[str, Any], listener: _Listener) -> Run:
-            return fit(
-                dealt.split,
-                model,
-                out=place,
-                seed=seed,
-                device=device,
-                evaluate_on=("valid",),
-                listeners=[listener],
-                **{**fixed, **values},
-            )
-
-        tuning = _Tuning(optuna, study, folder, space, metric, seed, limit)
-        tuning.run(trials, train)
-        return tuning.outcome(model, fixed)
+        _claim(folder, _identity(model, dealt, metric, seed, at_once, fixed, space))
+        study = optuna.create_study(
+            storage=f"sqlite:///{folder / 'study.db'}",
+            study_name="tune",
+            direction=_direction(metric),
+            load_if_exists=True,
+        )
+        asked = _Asked(dealt.split, model, metric, seed, device, fixed)
+        tuning = _Tuning(study, folder, space, first, asked, at_once, limit, engine)
+        while tuning.round(trials):
+            pass
+        return tuning.outcome()
 
 
-def _refuse_vain(model: str, space: Mapping[str, Search], trials: int, dealt: Dealt) -> None:
+def _optuna() -> Any:
+    optuna = require("optuna", extra="tune", purpose="tuning")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _refuse_vain(
+    model: str, space: Mapping[str, Search], trials: int, at_once: int, dealt: Dealt
+) -> None:
     """Raise `ConfigError` when there is nothing to vary, to run or to choose by."""
     if not space:
         raise ConfigError(f"model {model!r} has nothing to search; train it as it is")
     if trials < 1:
         raise ConfigError(f"trials is {trials}; ask for at least one")
+    if at_once < 1:
+        raise ConfigError(f"at_once is {at_once}; a round has at least one trial")
     if dealt.split.valid is None:
         raise ConfigError(
             f"the split {dealt.split.name!r} has no validation part to choose settings on; "
@@ -161,6 +175,7 @@ def _identity(
     dealt: Dealt,
     metric: str,
     seed: int,
+    at_once: int,
     fixed: Mapping[str, Any],
     space: Mapping[str, Search],
 ) -> dict[str, Any]:
@@ -172,35 +187,14 @@ def _identity(
         "split_seed": dealt.split.seed,
         "metric": metric,
         "seed": seed,
+        "at_once": at_once,
         "fixed": dict(fixed),
         "space": {name: repr(range_) for name, range_ in space.items()},
     }
 
 
-def _study(
-    optuna: Any, folder: Path, space: Mapping[str, Search], defaults: Mapping[str, Any], metric: str
-) -> Any:
-    """The study kept in the folder; a new one begins with the defaults."""
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'study.db'}",
-        study_name="tune",
-        direction="minimize" if metric in LOWER_IS_BETTER else "maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(_STARTUP, _WARMUP),
-    )
-    inside = {
-        name: defaults[name] for name, range_ in space.items() if _holds(range_, defaults[name])
-    }
-    if inside and not study.trials:
-        study.enqueue_trial(inside)
-    return study
-
-
-_Listener = Callable[["Record"], None]
-
-
-class _OutOfTimeError(Exception):
-    """The time is spent; the trial under way stays resumable."""
+def _direction(metric: str) -> str:
+    return "minimize" if metric in LOWER_IS_BETTER else "maximize"
 
 
 def _limit(minutes: float | None) -> float:
@@ -245,140 +239,221 @@ def _suggest(trial: Any, name: str, range_: Search) -> Any:
             return trial.suggest_int(name, range_.low, range_.high, log=range_.log)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What all trials of a tuning have in common."""
+
+    split: Split
+    model: str
+    metric: str
+    seed: int
+    device: str
+    fixed: Mapping[str, Any]
+
+    def study(self, trials: Sequence[Any], **how: Any) -> Any:
+        """A study in memory that knows some trials."""
+        study = _optuna().create_study(direction=_direction(self.metric), **how)
+        study.add_trials(trials)
+        return study
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a trial is told."""
+
+    number: int
+    place: Path
+    values: Mapping[str, Any]
+    distributions: Mapping[str, Any]  # Optuna's, from which the values were drawn
+    earlier: Sequence[Any]  # Optuna's trials of the rounds before
+    until: float  # when the time is spent, in seconds since 1970
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{name}={_short(value)}" for name, value in self.values.items())
+        return f"trial {self.number} ({words})"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a trial; an unfinished one goes on when there is more time."""
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "unfinished"]
+    value: float | None = None
+    curve: Mapping[int, float] = field(default_factory=dict)  # epoch -> validation metric
+    error: str | None = None
+
+
+class _OutOfTimeError(Exception):
+    """The time is spent."""
+
+
+def _run_trial(asked: _Asked, trial: _Trial) -> _Outcome:
+    """Train one trial, in whatever process."""
+    optuna = _optuna()
+    curve: dict[int, float] = {}
+    say(str(trial))
+    try:
+        if time.time() > trial.until:
+            raise _OutOfTimeError
+        value = _value(asked, trial, curve)
+    except _OutOfTimeError:
+        say(f"{trial}: the time is spent; it goes on when there is more")
+        return _Outcome("unfinished")
+    except optuna.TrialPruned:
+        RunRecord.read(trial.place).changed(status="stopped").save(trial.place)
+        say(f"{trial}: stopped, as it fell behind")
+        return _Outcome("PRUNED", curve=curve)
+    except TrainingError as error:
+        say(f"{trial} failed: {error}")
+        return _Outcome("FAIL", curve=curve, error=f"{trial}: {error}")
+    say(f"{trial}: {asked.metric} {value:.4f}")
+    return _Outcome("COMPLETE", value, curve)
+
+
+def _value(asked: _Asked, trial: _Trial, curve: dict[int, float]) -> float:
+    """The validation metric of a trial's run, trained now unless it was already."""
+    place = trial.place
+    if (place / "metrics.jsonl").exists():  # of a call that was interrupted
+        for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            _note(asked.metric, json.loads(line), curve)
+    if (place / "run.json").exists() and RunRecord.read(place).status == "finished":
+        run = open_run(place)
+    else:
+        run = fit(
+            asked.split,
+            asked.model,
+            out=place,
+            seed=asked.seed,
+            device=asked.device,
+            evaluate_on=("valid",),
+            listeners=[_watch(asked, trial, curve)],
+            **{**asked.fixed, **trial.values},
+        )
+    value = run.metrics["valid"].get(asked.metric)
+    if value is None:
+        raise ConfigError(
+            f"metric {asked.metric!r} is not measured on the validation part"
+            f"{nearest(asked.metric, run.metrics['valid'])}"
+        )
+    return value
+
+
+def _note(metric: str, record: Record, curve: dict[int, float]) -> bool:
+    """Whether a record of the metrics log has the metric, which is then in the curve."""
+    value = record.get("valid", {}).get(metric)
+    if value is not None:
+        curve.setdefault(record["epoch"], value)
+    return value is not None
+
+
+def _watch(asked: _Asked, trial: _Trial, curve: dict[int, float]) -> Callable[[Record], None]:
+    """Follows validation metrics and stops what is behind the rounds before, or out of time."""
+    optuna = _optuna()
+    pruner = optuna.pruners.MedianPruner(_STARTUP, _WARMUP)
+    study = asked.study(trial.earlier)
+
+    def listen(record: Record) -> None:
+        if _note(asked.metric, record, curve):
+            running = optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING, intermediate_values=curve
+            )
+            if pruner.prune(study, running):
+                raise optuna.TrialPruned
+        if time.time() > trial.until:
+            raise _OutOfTimeError
+
+    return listen
+
+
 @dataclass
 class _Tuning:
-    """One call of `tune`: trials one after the other, until the budget is spent."""
+    """One call of `tune`: round after round, until the budget is spent."""
 
-    optuna: Any
     study: Any
     folder: Path
     space: Mapping[str, Search]
-    metric: str
-    seed: int
+    first: Mapping[str, Any]  # settings of the first trial
+    asked: _Asked
+    at_once: int
     limit: float  # seconds for all trials
-    started: float = field(default_factory=time.monotonic)
+    engine: Engine
 
-    def run(self, trials: int, train: Callable[[Path, Mapping[str, Any], _Listener], Run]) -> None:
-        """Run trials until there are so many, or the time is spent."""
-        earlier = self.seconds()
-        self.started = time.monotonic() - earlier
-        while self._spent() < self.limit:
-            trial = self._next(trials)
-            if trial is None:
-                return
-            try:
-                self._try(trial, train)
-            except _OutOfTimeError:
-                say("the time is spent; the unfinished trial goes on when there is more")
-                return
-
-    def _spent(self) -> float:
-        return time.monotonic() - self.started
-
-    def _next(self, trials: int) -> Any | None:
-        """The trial that was interrupted, or a new one, or `None` when there are enough."""
-        states = self.optuna.trial.TrialState
-        for frozen in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-            return self.optuna.trial.Trial(self.study, frozen._trial_id)
-        done = self.study.get_trials(
-            deepcopy=False, states=(states.COMPLETE, states.PRUNED, states.FAIL)
-        )
-        if len(done) >= trials:
-            return None
-        # A sampler seeded by the trial's number proposes the same after an interruption.
-        self.study.sampler = self.optuna.samplers.TPESampler(seed=self.seed * 100_003 + len(done))
-        return self.study.ask()
-
-    def _try(self, trial: Any, train: Callable[[Path, Mapping[str, Any], _Listener], Run]) -> None:
-        began = time.monotonic()
-        values = {name: _suggest(trial, name, range_) for name, range_ in self.space.items()}
-        place = self.folder / "trials" / f"{trial.number:04d}"
-        before = float(trial.user_attrs.get("seconds", 0.0))
-        words = ", ".join(f"{name}={_short(value)}" for name, value in values.items())
-        say(f"trial {trial.number}: {words}")
-        states = self.optuna.trial.TrialState
-        outcome: dict[str, Any]
+    def round(self, trials: int) -> bool:
+        """Run the next round, or what is left of it; whether there may be another."""
+        began, before = time.monotonic(), self.seconds()
+        done = self.study.get_trials(deepcopy=False)
+        earlier = done[: len(done) - len(done) % self.at_once]
+        numbers = range(len(done), min(len(earlier) + self.at_once, trials))
+        until = time.time() + self.limit - before
+        round_ = [self._propose(number, earlier, until) for number in numbers]
+        outcomes = self.engine.spread(_run_trial, self.asked, round_, folder=self.folder)
         try:
-            value = self._value(place, trial, train, values)
-            outcome, words = {"values": value}, f"{self.metric} {value:.4f}"
-        except self.optuna.TrialPruned:
-            RunRecord.read(place).changed(status="stopped").save(place)
-            outcome, words = {"state": states.PRUNED}, "stopped, as it fell behind"
-        except TrainingError as error:
-            trial.set_user_attr("error", str(error))
-            outcome, words = {"state": states.FAIL}, f"failed: {error}"
+            for outcome, trial in zip(outcomes, round_, strict=True):
+                if outcome.state == "unfinished":
+                    return False
+                self._note(trial, outcome)
         finally:
-            trial.set_user_attr("seconds", before + time.monotonic() - began)
-        self.study.tell(trial, **outcome)
-        say(f"trial {trial.number}: {words}")
+            self.study.set_user_attr("seconds", before + time.monotonic() - began)
+        return bool(round_)
 
-    def _value(
-        self,
-        place: Path,
-        trial: Any,
-        train: Callable[[Path, Mapping[str, Any], _Listener], Run],
-        values: Mapping[str, Any],
-    ) -> float:
-        """The validation metric of a trial's run, trained now unless it was already."""
-        run = open_run(place) if _is_finished(place) else train(place, values, self._watch(trial))
-        value = run.metrics["valid"].get(self.metric)
-        if value is None:
-            raise ConfigError(
-                f"metric {self.metric!r} is not measured on the validation part"
-                f"{nearest(self.metric, run.metrics['valid'])}"
+    def _propose(self, number: int, earlier: Sequence[Any], until: float) -> _Trial:
+        """A trial, proposed by what is known of earlier ones; the first takes the defaults."""
+        # A sampler seeded by the trial's number proposes the same after an interruption.
+        sampler = _optuna().samplers.TPESampler(seed=self.asked.seed * 100_003 + number)
+        study = self.asked.study(earlier, sampler=sampler)
+        if number == 0 and self.first:
+            study.enqueue_trial(dict(self.first))
+        proposed = study.ask()
+        for name, range_ in self.space.items():
+            _suggest(proposed, name, range_)
+        place = self.folder / "trials" / f"{number:04d}"
+        return _Trial(number, place, proposed.params, proposed.distributions, earlier, until)
+
+    def _note(self, trial: _Trial, outcome: _Outcome) -> None:
+        """Keep what became of a trial."""
+        create = _optuna().trial.create_trial
+        self.study.add_trial(
+            create(
+                state=_optuna().trial.TrialState[outcome.state],
+                value=outcome.value,
+                params=dict(trial.values),
+                distributions=dict(trial.distributions),
+                intermediate_values=dict(outcome.curve),
+                user_attrs={"error": outcome.error} if outcome.error else {},
             )
-        return value
-
-    def _watch(self, trial: Any) -> _Listener:
-        """Reports validation metrics to the study and stops what is behind or out of time."""
-
-        def listen(record: Record) -> None:
-            value = record.get("valid", {}).get(self.metric)
-            if value is not None:
-                with warnings.catch_warnings():  # a resumed trial repeats the epochs it lost
-                    warnings.simplefilter("ignore")
-                    trial.report(value, record["epoch"])
-                if trial.should_prune():
-                    raise self.optuna.TrialPruned
-            if self._spent() > self.limit:
-                raise _OutOfTimeError
-
-        return listen
+        )
 
     def seconds(self) -> float:
         """Spent on all trials so far."""
-        return sum(float(t.user_attrs.get("seconds", 0.0)) for t in self.study.trials)
+        return float(self.study.user_attrs.get("seconds", 0.0))
 
-    def outcome(self, model: str, fixed: Mapping[str, Any]) -> Tuned:
+    def outcome(self) -> Tuned:
         """The best trial, also written to `best.json` and `best-settings.json`."""
-        states = self.optuna.trial.TrialState
+        states = _optuna().trial.TrialState
         words = {states.COMPLETE: "complete", states.PRUNED: "pruned", states.FAIL: "failed"}
-        counts: dict[str, int] = {}
-        for trial in self.study.trials:
-            word = words.get(trial.state, "unfinished")
-            counts[word] = counts.get(word, 0) + 1
-        if not counts.get("complete"):
-            errors = [trial.user_attrs.get("error") for trial in self.study.trials]
+        trials = self.study.trials
+        counts = Counter(words[trial.state] for trial in trials)
+        begun = [int(place.name) for place in (self.folder / "trials").glob("[0-9]*")]
+        if unfinished := sum(number >= len(trials) for number in begun):
+            counts["unfinished"] = unfinished
+        if not counts["complete"]:
+            errors = [trial.user_attrs.get("error") for trial in trials]
             why = next((error for error in errors if error), "the time was too short for one")
             raise ConfigError(f"{self.folder}: no trial was completed ({why})")
         best = self.study.best_trial
         tuned = Tuned(
             folder=self.folder,
-            model=model,
-            metric=self.metric,
+            model=self.asked.model,
+            metric=self.asked.metric,
             value=best.value,
-            settings={**fixed, **best.params},
+            settings={**self.asked.fixed, **best.params},
             run=self.folder / "trials" / f"{best.number:04d}",
-            trials=counts,
+            trials=dict(counts),
             seconds=self.seconds(),
         )
         write_json(self.folder / "best.json", tuned.to_json())
         write_json(self.folder / "best-settings.json", dict(tuned.settings))
         return tuned
-
-
-def _is_finished(place: Path) -> bool:
-    return (place / "run.json").exists() and RunRecord.read(place).status == "finished"
 
 
 def _short(value: Any) -> str:
