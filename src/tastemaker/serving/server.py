@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ def run_server(settings: ServeSettings, announce: Callable[[str], None]) -> None
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=30)
     )
+    gc.collect()
+    gc.freeze()  # what is loaded stays, so that collections need not walk through it
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     server.run(sockets=[listener])
 
