@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from tastemaker.data import Histories, Queries, Ragged
+from tastemaker.data.knowledge import CollaborativeGraph
 from tastemaker.data.schema import Kind
 from tastemaker.errors import RunError
 from tastemaker.experiment.run import Run, open_run
 from tastemaker.models.base import Recommender
+from tastemaker.models.reasons import EdgeAttention
 from tastemaker.serving.filters import Filters, ItemAttributes
 from tastemaker.serving.search import VectorSearch
 from tastemaker.serving.store import Event
@@ -26,6 +28,7 @@ from tastemaker.serving.store import Event
 __all__ = ["Answered", "Asked", "LoadedRun"]
 
 _CONTEXT = {"timestamp": np.int64, "label": np.float32}  # event columns a history may carry
+_UNTOLD = {"timestamp": 0.0, "label": 1.0}  # an event without a label was no dislike
 _LONGER = 4  # a list with caps is first asked this many times as long
 
 
@@ -96,6 +99,14 @@ class LoadedRun:
         items = self.dataset.column("item")
         found: NDArray[np.int64] = np.bincount(items, minlength=self.dataset.n_items)
         return found
+
+    @cached_property
+    def graph(self) -> CollaborativeGraph | None:
+        """The graph that the model weighs the edges of; `None` for one without knowledge."""
+        model = self.model
+        if not isinstance(model, EdgeAttention) or model.knowledge_used() is None:
+            return None
+        return model.joint_graph(self.run.split.train)
 
     @classmethod
     def open(
@@ -181,13 +192,15 @@ class LoadedRun:
         return self._events.values[rows].astype(np.int64), columns
 
     def queries(self, asked: Sequence[Asked]) -> Queries:
-        """Requests as one batch; events without a time have none, which is zero."""
+        """Requests as one batch; events that are told nothing of have `_UNTOLD` values."""
         lengths = np.array([len(one.items) for one in asked], np.int64)
         items = Ragged.from_lengths(np.concatenate([one.items for one in asked]), lengths)
         columns = {}
         for name in self._columns:
             kind = _CONTEXT[name]
-            values = [one.columns.get(name, np.zeros(len(one.items), kind)) for one in asked]
+            untold = [np.full(len(one.items), _UNTOLD[name], kind) for one in asked]
+            pairs = zip(asked, untold, strict=True)
+            values = [one.columns.get(name, missing) for one, missing in pairs]
             columns[name] = np.concatenate(values).astype(kind)
         context = {}
         if "timestamp" in columns:
@@ -262,8 +275,7 @@ class LoadedRun:
 
 def _live_column(name: str, events: Sequence[Event]) -> NDArray[Any]:
     values = [event.timestamp if name == "timestamp" else event.label for event in events]
-    missing = 0.0 if name == "timestamp" else 1.0  # an event without a label was no dislike
-    return np.array([missing if value is None else value for value in values], np.float64)
+    return np.array([_UNTOLD[name] if value is None else value for value in values], np.float64)
 
 
 def _moment(asked: Asked) -> float:
