@@ -14,21 +14,23 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from tastemaker.console import say
 from tastemaker.data import Histories, Queries, Ragged
 from tastemaker.data.knowledge import CollaborativeGraph
 from tastemaker.data.schema import Kind
-from tastemaker.errors import RunError
+from tastemaker.errors import MissingExtraError, RunError, TastemakerError
 from tastemaker.experiment.run import Run, open_run
 from tastemaker.models.base import Recommender
 from tastemaker.models.reasons import EdgeAttention
 from tastemaker.serving.filters import Filters, ItemAttributes
-from tastemaker.serving.search import VectorSearch
+from tastemaker.serving.search import VectorSearch, can_search
 from tastemaker.serving.store import Event
 
 __all__ = ["Answered", "Asked", "LoadedRun"]
 
 _CONTEXT = {"timestamp": np.int64, "label": np.float32}  # event columns a history may carry
 _UNTOLD = {"timestamp": 0.0, "label": 1.0}  # an event without a label was no dislike
+_SAMPLE = 256  # histories that approximate search is measured on
 _LONGER = 4  # a list with caps is first asked this many times as long
 
 
@@ -68,19 +70,30 @@ class LoadedRun:
         name: what requests call it.
         run: the run.
         attributes: what items can be filtered by.
+        search: what makes lists: the model, or approximate search over its vectors.
     """
 
     def __init__(self, name: str, run: Run, *, ann_above: int = 0) -> None:
         self.name, self.run = name, run
         self.model, self.dataset = run.model, run.dataset
-        self._search: Recommender | VectorSearch = self.model
-        if ann_above and self.dataset.n_items > ann_above:
-            self._search = VectorSearch(self.model)
         self.attributes = ItemAttributes(self.dataset)
         self._events = Ragged(self.dataset.column("item"), self.dataset.user_offsets)
         self._trained = np.diff(run.split.train.offsets)
         present = set(self.dataset.interactions.column_names)
         self._columns = [column for column in _CONTEXT if column in present]
+        self.search: Recommender | VectorSearch = self.model
+        if ann_above and self.dataset.n_items > ann_above and can_search(self.model):
+            self.search = self._index()
+
+    def _index(self) -> Recommender | VectorSearch:
+        """Approximate search, measured on histories of users; the model itself without faiss."""
+        users = np.random.default_rng(0).permutation(self.dataset.n_users)[:_SAMPLE]
+        asked = [Asked(-1, *self._stored(int(user))) for user in users]
+        try:
+            return VectorSearch(self.model, self.queries(asked))
+        except MissingExtraError as error:
+            say(f"{self.name}: lists of {self.dataset.n_items:,} items are exact: {error}")
+            return self.model
 
     @cached_property
     def pictures(self) -> pa.Array | None:
@@ -123,8 +136,13 @@ class LoadedRun:
         Raises:
             RunError: when there is none, or it is damaged.
         """
-        loaded = cls(name, open_run(folder, device=device), ann_above=ann_above)
-        loaded.warm()
+        try:
+            loaded = cls(name, open_run(folder, device=device), ann_above=ann_above)
+            loaded.warm()
+        except TastemakerError:
+            raise
+        except Exception as error:  # whatever weights that do not fit make a model raise
+            raise RunError(f"{folder}: the model does not answer: {error}") from error
         return loaded
 
     def warm(self) -> None:
@@ -218,7 +236,7 @@ class LoadedRun:
             return [Answered(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in asked]
         length = k if not filters.caps else min(_LONGER * k, self.dataset.n_items)
         while True:
-            found = self._search.recommend(queries, length, exclude=exclude, allow=allow)
+            found = self.search.recommend(queries, length, exclude=exclude, allow=allow)
             answers = [
                 self._cut(items, scores, k, filters)
                 for items, scores in zip(
