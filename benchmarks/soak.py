@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
 import random
 import shutil
 import signal
@@ -150,9 +151,9 @@ async def ask(
 
 
 async def exchange(client: httpx.AsyncClient, seen: Seen, end: float) -> None:
-    """A newer run every few seconds, every third one broken."""
+    """A newer run every ten seconds, every third one broken."""
     for name in itertools.cycle(("newer", "broken", "run")):
-        await asyncio.sleep(4)
+        await asyncio.sleep(10)
         if time.monotonic() > end:
             return
         answer = await client.post("/models/main/reload", json={"run": name})
@@ -303,6 +304,9 @@ def main() -> None:
     parser.add_argument("--store", default="sqlite,postgresql")
     given = parser.parse_args()
     kinds = given.store.split(",")
+    # Threads share their free memory: otherwise what a run leaves behind that was loaded in one
+    # thread is not used by the next in another, and a server that is often told of runs grows.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     with tempfile.TemporaryDirectory() as name:
         runs = make_runs(Path(name))
         for place, kind in itertools.product(("soak", "kill"), kinds):

@@ -14,6 +14,7 @@ from tastemaker.layers.propagation import edge_softmax
 from tastemaker.models.catalog import ENTRIES
 from tastemaker.serving.explain import explain, influences
 from tastemaker.serving.loaded import LoadedRun
+from tastemaker.serving.store import Event
 from tastemaker.testing import SMALL, tiny_dataset
 
 HISTORY = ["i1", "i12", "i3", "i25"]
@@ -186,3 +187,15 @@ def test_a_field_weighs_what_the_score_loses_without_it(served):
     run.model.item_codes = kept
     assert weights["the field item"] == pytest.approx(float(whole - without), rel=1e-4)
     assert reasons[0].weight == max(weights.values(), key=abs)
+
+
+@pytest.mark.parametrize("name", ["deepfm", "din"])
+def test_fields_of_a_known_user_stay_after_an_event(served, name):
+    run = served(name)
+    event = Event("e1", "u3", "i7", 2e9)
+    before, after = run.ask("u3", None), run.ask("u3", None, [event])
+    code_of_user = int(run.dataset.user_ids.encode(["u3"])[0])
+    assert (before.user, after.user) == (code_of_user, code_of_user)
+    scores = [run.score(asked, np.arange(5)) for asked in (before, after)]
+    assert np.allclose(*scores) == (name == "deepfm")  # which looks at no history
+    assert explain(run, after, 4).score == pytest.approx(float(scores[1][4]), rel=1e-4)

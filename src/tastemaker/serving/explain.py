@@ -116,7 +116,7 @@ def influences(
     """What the score of an item owes to each item of the history.
 
     A user known to the model is answered from the history for this: what was learned about a user
-    cannot be unlearned item by item.
+    cannot be unlearned item by item. Of a method of fields, the user's fields stay.
 
     Args:
         loaded: the run.
@@ -128,7 +128,8 @@ def influences(
         score minus that without each of them [D] float64 (the whole score for an only one that
         matters), 0 where it is no more than rounding.
     """
-    whole = replace(asked, user=-1) if len(asked.items) else asked
+    keeps_user = isinstance(loaded.model, FieldEffects) or not len(asked.items)
+    whole = asked if keeps_user else replace(asked, user=-1)
     latest = asked.items[::-1]
     items = latest[np.sort(np.unique(latest, return_index=True)[1])][:_LOOKED_AT]
     variants = [whole, *(_without(whole, int(left_out)) for left_out in items)]

@@ -21,7 +21,7 @@ from tastemaker.data.schema import Kind
 from tastemaker.errors import MissingExtraError, RunError, TastemakerError
 from tastemaker.experiment.run import Run, open_run
 from tastemaker.models.base import Recommender
-from tastemaker.models.reasons import EdgeAttention
+from tastemaker.models.reasons import EdgeAttention, FieldEffects
 from tastemaker.serving.filters import Filters, ItemAttributes
 from tastemaker.serving.search import VectorSearch, can_search
 from tastemaker.serving.store import Event
@@ -39,7 +39,8 @@ class Asked:
     """A request in the run's own codes.
 
     Attributes:
-        user: user code when what the model learned about the user may be used, else -1.
+        user: user code when what the model learned about the user may be used, or it looks at
+            fields of users; else -1.
         items: [H] int64 codes of the history, oldest first.
         columns: name -> [H] values of the history's events, such as `"timestamp"`.
         context: what is known of the moment, such as `"timestamp"`.
@@ -187,7 +188,9 @@ class LoadedRun:
         learned = code >= 0 and not taken and self._trained[code] == len(items) > 0
         ignored = tuple(event.item for event in live if event not in taken)
         basis = _basis(user, code, len(items), len(taken), learned=learned)
-        return Asked(code if learned else -1, items, columns, context, basis, ignored)
+        # Fields of a user say more than the history, so they stay when there is more of that.
+        is_kept = learned or isinstance(self.model, FieldEffects)
+        return Asked(code if is_kept else -1, items, columns, context, basis, ignored)
 
     def _from_history(self, history: Sequence[str], context: Mapping[str, float]) -> Asked:
         codes = self.dataset.item_ids.encode(list(history))
