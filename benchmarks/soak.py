@@ -290,7 +290,7 @@ def tell(server: Server, acknowledged: set[str], number: Iterator, stop: threadi
 
 def make_runs(folder: Path) -> Path:
     """A run to serve, a newer one beside it, and a broken one."""
-    make_run(folder, N_ITEMS)
+    make_run(folder, N_ITEMS).rename(folder / "run")
     shutil.copytree(folder / "run", folder / "newer")
     shutil.copytree(folder / "run", folder / "broken")
     (folder / "broken" / "model.safetensors").write_bytes(b"nothing")
