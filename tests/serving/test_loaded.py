@@ -42,6 +42,14 @@ def test_an_event_is_part_of_the_next_history(loaded):
     assert not np.array_equal(first.scores, second.scores)
 
 
+def test_a_given_history_is_of_events_that_were_no_dislikes(loaded):
+    run = loaded["sasrec"]
+    given, known = run.ask(None, ["i1", "i2"]), run.ask("u3", None)
+    labels = run.queries([given, known]).histories.columns["label"]
+    assert labels[:2].tolist() == [1.0, 1.0]
+    assert labels[2:].tolist() == known.columns["label"].tolist()
+
+
 @pytest.mark.parametrize(
     ("user", "history", "basis"),
     [

@@ -174,6 +174,32 @@ def test_other_files_and_urls_are_refused(tmp_path):
         open_store(f"sqlite:///{tmp_path}/no/such/folder/events.db")
 
 
+def test_writers_behind_a_locked_file_do_not_wait_for_each_other(tmp_path):
+    opened = open_store(f"sqlite:///{tmp_path}/events.db")
+    other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    refused = []
+
+    def write(number):
+        try:
+            opened.append([event(number)], at=0.0)
+        except StoreUnavailableError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began < 6  # one behind the other they take 8
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(refused) == 4
+    assert opened.append([event(9)], at=0.0) == Appended(1, 0)
+    opened.close()
+
+
 def test_a_database_that_does_not_answer_is_unavailable():
     began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="does not answer"):

@@ -14,18 +14,23 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from tastemaker.console import say
 from tastemaker.data import Histories, Queries, Ragged
+from tastemaker.data.knowledge import CollaborativeGraph
 from tastemaker.data.schema import Kind
-from tastemaker.errors import RunError
+from tastemaker.errors import MissingExtraError, RunError, TastemakerError
 from tastemaker.experiment.run import Run, open_run
 from tastemaker.models.base import Recommender
+from tastemaker.models.reasons import EdgeAttention, FieldEffects
 from tastemaker.serving.filters import Filters, ItemAttributes
-from tastemaker.serving.search import VectorSearch
+from tastemaker.serving.search import VectorSearch, can_search
 from tastemaker.serving.store import Event
 
 __all__ = ["Answered", "Asked", "LoadedRun"]
 
 _CONTEXT = {"timestamp": np.int64, "label": np.float32}  # event columns a history may carry
+_UNTOLD = {"timestamp": 0.0, "label": 1.0}  # an event without a label was no dislike
+_SAMPLE = 256  # histories that approximate search is measured on
 _LONGER = 4  # a list with caps is first asked this many times as long
 
 
@@ -34,7 +39,8 @@ class Asked:
     """A request in the run's own codes.
 
     Attributes:
-        user: user code when what the model learned about the user may be used, else -1.
+        user: user code when what the model learned about the user may be used, or it looks at
+            fields of users; else -1.
         items: [H] int64 codes of the history, oldest first.
         columns: name -> [H] values of the history's events, such as `"timestamp"`.
         context: what is known of the moment, such as `"timestamp"`.
@@ -65,19 +71,30 @@ class LoadedRun:
         name: what requests call it.
         run: the run.
         attributes: what items can be filtered by.
+        search: what makes lists: the model, or approximate search over its vectors.
     """
 
     def __init__(self, name: str, run: Run, *, ann_above: int = 0) -> None:
         self.name, self.run = name, run
         self.model, self.dataset = run.model, run.dataset
-        self._search: Recommender | VectorSearch = self.model
-        if ann_above and self.dataset.n_items > ann_above:
-            self._search = VectorSearch(self.model)
         self.attributes = ItemAttributes(self.dataset)
         self._events = Ragged(self.dataset.column("item"), self.dataset.user_offsets)
         self._trained = np.diff(run.split.train.offsets)
         present = set(self.dataset.interactions.column_names)
         self._columns = [column for column in _CONTEXT if column in present]
+        self.search: Recommender | VectorSearch = self.model
+        if ann_above and self.dataset.n_items > ann_above and can_search(self.model):
+            self.search = self._index()
+
+    def _index(self) -> Recommender | VectorSearch:
+        """Approximate search, measured on histories of users; the model itself without faiss."""
+        users = np.random.default_rng(0).permutation(self.dataset.n_users)[:_SAMPLE]
+        asked = [Asked(-1, *self._stored(int(user))) for user in users]
+        try:
+            return VectorSearch(self.model, self.queries(asked))
+        except MissingExtraError as error:
+            say(f"{self.name}: lists of {self.dataset.n_items:,} items are exact: {error}")
+            return self.model
 
     @cached_property
     def pictures(self) -> pa.Array | None:
@@ -97,6 +114,14 @@ class LoadedRun:
         found: NDArray[np.int64] = np.bincount(items, minlength=self.dataset.n_items)
         return found
 
+    @cached_property
+    def graph(self) -> CollaborativeGraph | None:
+        """The graph that the model weighs the edges of; `None` for one without knowledge."""
+        model = self.model
+        if not isinstance(model, EdgeAttention) or model.knowledge_used() is None:
+            return None
+        return model.joint_graph(self.run.split.train)
+
     @classmethod
     def open(
         cls, name: str, folder: Path | str, *, device: str = "auto", ann_above: int = 0
@@ -112,8 +137,13 @@ class LoadedRun:
         Raises:
             RunError: when there is none, or it is damaged.
         """
-        loaded = cls(name, open_run(folder, device=device), ann_above=ann_above)
-        loaded.warm()
+        try:
+            loaded = cls(name, open_run(folder, device=device), ann_above=ann_above)
+            loaded.warm()
+        except TastemakerError:
+            raise
+        except Exception as error:  # whatever weights that do not fit make a model raise
+            raise RunError(f"{folder}: the model does not answer: {error}") from error
         return loaded
 
     def warm(self) -> None:
@@ -158,7 +188,9 @@ class LoadedRun:
         learned = code >= 0 and not taken and self._trained[code] == len(items) > 0
         ignored = tuple(event.item for event in live if event not in taken)
         basis = _basis(user, code, len(items), len(taken), learned=learned)
-        return Asked(code if learned else -1, items, columns, context, basis, ignored)
+        # Fields of a user say more than the history, so they stay when there is more of that.
+        is_kept = learned or isinstance(self.model, FieldEffects)
+        return Asked(code if is_kept else -1, items, columns, context, basis, ignored)
 
     def _from_history(self, history: Sequence[str], context: Mapping[str, float]) -> Asked:
         codes = self.dataset.item_ids.encode(list(history))
@@ -181,13 +213,15 @@ class LoadedRun:
         return self._events.values[rows].astype(np.int64), columns
 
     def queries(self, asked: Sequence[Asked]) -> Queries:
-        """Requests as one batch; events without a time have none, which is zero."""
+        """Requests as one batch; events that are told nothing of have `_UNTOLD` values."""
         lengths = np.array([len(one.items) for one in asked], np.int64)
         items = Ragged.from_lengths(np.concatenate([one.items for one in asked]), lengths)
         columns = {}
         for name in self._columns:
             kind = _CONTEXT[name]
-            values = [one.columns.get(name, np.zeros(len(one.items), kind)) for one in asked]
+            untold = [np.full(len(one.items), _UNTOLD[name], kind) for one in asked]
+            pairs = zip(asked, untold, strict=True)
+            values = [one.columns.get(name, missing) for one, missing in pairs]
             columns[name] = np.concatenate(values).astype(kind)
         context = {}
         if "timestamp" in columns:
@@ -205,7 +239,7 @@ class LoadedRun:
             return [Answered(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in asked]
         length = k if not filters.caps else min(_LONGER * k, self.dataset.n_items)
         while True:
-            found = self._search.recommend(queries, length, exclude=exclude, allow=allow)
+            found = self.search.recommend(queries, length, exclude=exclude, allow=allow)
             answers = [
                 self._cut(items, scores, k, filters)
                 for items, scores in zip(
@@ -262,8 +296,7 @@ class LoadedRun:
 
 def _live_column(name: str, events: Sequence[Event]) -> NDArray[Any]:
     values = [event.timestamp if name == "timestamp" else event.label for event in events]
-    missing = 0.0 if name == "timestamp" else 1.0  # an event without a label was no dislike
-    return np.array([missing if value is None else value for value in values], np.float64)
+    return np.array([_UNTOLD[name] if value is None else value for value in values], np.float64)
 
 
 def _moment(asked: Asked) -> float:

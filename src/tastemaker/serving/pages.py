@@ -81,7 +81,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
         html = await asyncio.to_thread(rendered_report, loaded.run)
         return HTMLResponse(html, headers=_HEADERS)
 
-    @app.get("/items/{item}/picture", include_in_schema=False)
+    @app.get("/items/{item:path}/picture", include_in_schema=False)
     async def picture(item: str) -> Response:
         loaded = service.engine.loaded(service.engine.default)
         code = item_code(loaded, item)

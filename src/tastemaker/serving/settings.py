@@ -38,7 +38,7 @@ class ServeSettings(ModelConfig):
     request_seconds: float = Field(default=2.0, gt=0)  # after which an answer is too late
     queue_size: int = Field(default=256, ge=1)  # requests that may wait for a model
     batch_rows: int = Field(default=64, ge=1)  # requests answered in one call of a model
-    ann_above: int = Field(default=0, ge=0)  # items above which faiss searches; 0 = never
+    ann_above: int = Field(default=100_000, ge=0)  # items above which faiss searches; 0 = never
 
 
 def read_serve_settings(path: Path | str, **given: Any) -> ServeSettings:

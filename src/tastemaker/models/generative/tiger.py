@@ -168,6 +168,10 @@ class TIGER(Recommender):
         )
         self.codes = torch.from_numpy(found.codes).to(self.device)
 
+    def content_codes(self) -> Tensor:
+        """The codes of the items' content, [N, num_levels] int64: semantic ids but the digit."""
+        return self.codes[:, :-1]
+
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the codes of every target, summed over levels; a mean over targets."""
         items, counted = batch["items"], batch["counted"]  # [B, T] each

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from tastemaker.data import Dataset, Ragged, TrainingSet
+from tastemaker.data import Dataset, KnowledgeGraph, Ragged, TrainingSet
 from tastemaker.data.knowledge import CollaborativeGraph
 from tastemaker.errors import ConfigError
 from tastemaker.layers.dropout import dropout
@@ -147,11 +147,19 @@ class KGAT(GraphFactors):
 
     def prepare(self, data: TrainingSet) -> None:
         """The joint graph of interactions and triples, with the weights it begins with."""
-        graph = CollaborativeGraph.build(
-            data.users, data.items, self.n_users, self.n_items, self._knowledge
-        )
+        graph = self.joint_graph(data)
         self._graph = _Edges(graph, self.device)
         self._weigh(relation_walk(self._graph.heads, self._graph.relations, graph.n_nodes))
+
+    def joint_graph(self, data: TrainingSet) -> CollaborativeGraph:
+        """The graph of these interactions and the triples."""
+        return CollaborativeGraph.build(
+            data.users, data.items, self.n_users, self.n_items, self._knowledge
+        )
+
+    def knowledge_used(self) -> KnowledgeGraph | None:
+        """The triples, without rare entities; `None` without the use of any."""
+        return self._knowledge
 
     def release(self) -> None:
         """Drop the graph."""
@@ -178,16 +186,29 @@ class KGAT(GraphFactors):
         With `attention="fixed_rw"`, 1 / out-degree of the head in the edge's relation instead.
         """
         edges = self._edges()
+        return self._attention(edges.heads, edges.relations, edges.tails)
+
+    @torch.no_grad()
+    def attention_of(self, graph: CollaborativeGraph, edges: NDArray[np.int64]) -> Tensor:
+        """Attention [n] of some edges by the current vectors, every edge of a head among them."""
+        heads, relations, tails = (
+            torch.from_numpy(part[edges]).to(self.device)
+            for part in (graph.heads, graph.relations, graph.tails)
+        )
+        return self._attention(heads, relations, tails)
+
+    def _attention(self, heads: Tensor, relations: Tensor, tails: Tensor) -> Tensor:
+        nodes = self._nodes()
         if self.config.attention == "fixed_rw":
-            return relation_walk(edges.heads, edges.relations, edges.n_nodes)
-        nodes, logits = self._nodes(), []
-        for start in range(0, len(edges.heads), _EDGE_BLOCK):
+            return relation_walk(heads, relations, len(nodes))
+        logits = []
+        for start in range(0, len(heads), _EDGE_BLOCK):
             some = slice(start, start + _EDGE_BLOCK)
-            relations = edges.relations[some]
-            heads = project(nodes[edges.heads[some]], relations, self.projections)
-            tails = project(nodes[edges.tails[some]], relations, self.projections)
-            logits.append((tails * torch.tanh(heads + self.relation_embedding(relations))).sum(1))
-        return edge_softmax(torch.cat(logits), edges.heads, edges.n_nodes)
+            kinds = relations[some]
+            ends = project(nodes[tails[some]], kinds, self.projections)
+            own = project(nodes[heads[some]], kinds, self.projections)
+            logits.append((ends * torch.tanh(own + self.relation_embedding(kinds))).sum(1))
+        return edge_softmax(torch.cat(logits), heads, len(nodes))
 
     def _edges(self) -> _Edges:
         assert self._graph is not None, "prepare() makes the graph"

@@ -203,13 +203,16 @@ class BIGRec(Recommender):
         chosen = torch.tensor([rows[text] for text in texts], device=table.device)
         return text_distances(table[chosen], self.title_vectors)
 
+    def fuse(self, distances: Tensor) -> Tensor:
+        """Scores of items by the distances of their titles, [B, N] float32."""
+        return fused_scores(distances, self.popularity, self.config.popularity_weight)
+
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Minus the distance of the written title, [B, N] or [B, C] float32, see `fused_scores`."""
         if not len(queries):
             scores = torch.zeros(0, self.n_items, device=self.device)
         else:
-            distances = self.ground(self.write(queries))
-            scores = fused_scores(distances, self.popularity, self.config.popularity_weight)
+            scores = self.fuse(self.ground(self.write(queries)))
         return scores if items is None else scores.gather(1, items.to(scores.device))
 
     def item_vectors(self) -> Tensor:

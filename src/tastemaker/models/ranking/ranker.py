@@ -330,6 +330,40 @@ class Ranker(Recommender):
                 scores[rows, part] = self.logits(asked, candidates).float()
         return scores
 
+    @torch.no_grad()
+    def field_effects(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
+        """What a logit owes to each field: it minus the one where the field's vectors are zero.
+
+        Args:
+            queries: B queries.
+            items: [B] int64, the item of each query.
+
+        Returns:
+            Field -> [B] float32; empty for a method that looks at histories.
+        """
+        if self.max_length:
+            return {}
+        sides = self.fields.of_side("user", "item", "context")
+        order = [entry.name for entry in sides if entry.width]
+        order += [entry.name for entry in sides if not entry.width]  # as in `embed`
+        banks = [part for part in self.modules() if isinstance(part, FieldEmbeddings)]
+        whole, found = self.score(queries, items[:, None])[:, 0], {}
+        for place, name in enumerate(order):
+
+            def leave_out(bank: object, given: object, vectors: Tensor, at: int = place) -> Tensor:
+                del bank, given
+                vectors = vectors.clone()
+                vectors[..., at, :] = 0
+                return vectors
+
+            hooks = [bank.register_forward_hook(leave_out) for bank in banks]
+            try:
+                found[name] = whole - self.score(queries, items[:, None])[:, 0]
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        return found
+
     def _asked(self, queries: Queries, size: int) -> Iterator[tuple[Tensor, Asked]]:
         """Blocks of `size` queries with histories of like length, and which queries they are."""
         histories = Histories(Ragged.empty(len(queries)))

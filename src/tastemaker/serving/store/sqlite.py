@@ -82,7 +82,7 @@ class SqliteStore:
     def append(self, events: Sequence[Event], at: float) -> Appended:
         """See `EventStore.append`."""
         rows = [(*event, at if event.timestamp is None else event.timestamp) for event in events]
-        with self._writing, self._connected() as connection, connection:
+        with self._turn(), self._connected() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             before = connection.total_changes
             connection.executemany(
@@ -120,7 +120,7 @@ class SqliteStore:
     def log(self, served: Sequence[Served]) -> None:
         """See `EventStore.log`."""
         rows = [(*answer[:5], json.dumps(list(answer.items)), answer.basis) for answer in served]
-        with self._writing, self._connected() as connection, connection:
+        with self._turn(), self._connected() as connection, connection:
             connection.executemany(
                 "INSERT INTO served (request_id, at, user, model, run, items, basis) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -142,7 +142,7 @@ class SqliteStore:
 
     def ping(self) -> None:
         """See `EventStore.ping`: whether the file can be written."""
-        with self._writing, self._connected() as connection, connection:
+        with self._turn(), self._connected() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -152,6 +152,16 @@ class SqliteStore:
             for connection in self._open:
                 connection.close()
             self._open.clear()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The turn to write; behind a writer that waits for a lock, nobody waits for long."""
+        if not self._writing.acquire(timeout=_WAIT_SECONDS):
+            raise StoreUnavailableError(f"the event store {self.path}: others wait to write")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
