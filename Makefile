@@ -15,12 +15,14 @@ WORKERS ?= 2
 ROW ?= all
 SECONDS ?= 600
 KILLS ?= 20
+ROUNDS ?= 3
+QUESTIONS ?= $(basename $(notdir $(shell grep -l "^QUESTION = " benchmarks/*.py)))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install fetch demo demo-llm test lint format types layers docs tables reproduce soak check clean
+.PHONY: help install fetch demo demo-llm test lint format types layers docs tables reproduce bench soak check clean
 
 help:
 	@echo "make demo       train SASRec on MovieLens-100K, compare it, recommend"
@@ -29,6 +31,7 @@ help:
 	@echo "make install    only install, into $(VENV)"
 	@echo "make reproduce  the accuracy table (one row: ROW=sasrec-ml-1m)"
 	@echo "make soak       the service under load, then killed (SECONDS=$(SECONDS) KILLS=$(KILLS))"
+	@echo "make bench      ours beside the peers (one question: make bench-ials)"
 	@echo "make check      lint, types, layers and docs"
 	@echo "make format     format the code and fix what lint can fix"
 	@echo "make tables     write the generated parts of README.md and docs/ again"
@@ -87,6 +90,15 @@ reproduce: $(STAMP)
 
 soak: $(STAMP)
 	@$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --kills $(KILLS)
+
+# One question after the other, so that nothing else runs beside a measurement.
+bench: $(STAMP)
+	@status=0; for name in $(QUESTIONS); do \
+		$(BIN)/python benchmarks/$$name.py --rounds $(ROUNDS) || status=1; done; \
+		$(BIN)/python tools/tables.py; exit $$status
+
+bench-%: $(STAMP)
+	@$(BIN)/python benchmarks/$*.py --rounds $(ROUNDS) && $(BIN)/python tools/tables.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site

@@ -1,0 +1,155 @@
+"""What our sides of the questions have in common: data, clocks, memory, steps a second."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tastemaker.data import Part, Split, TrainingSet
+    from tastemaker.models.base import Recommender
+
+__all__ = ["created", "dealt", "exported", "ndcg", "peak_memory", "seconds_of", "training_rate"]
+
+
+def dealt(given: SimpleNamespace) -> Split:
+    """The data set named `given.data`, split by `given.split`."""
+    import tastemaker
+
+    return tastemaker.split(tastemaker.load(given.data), given.split)
+
+
+def exported(given: SimpleNamespace) -> None:
+    """Write the split for the peers: `log.npz` in `given.folder`.
+
+    It has `n_users` and `n_items`; `users`, `items` and `moments` (0, 1, ... within a user) of the
+    training rows, by user and time; `known_users` and `known_items`, what is known when the test
+    part is asked; and `target_users` and `target_items`, what came.
+    """
+    found = dealt(given)
+    train, test = found.train, found.test
+    assert test is not None
+    known = test.queries.histories.items
+    write_log(
+        Path(given.folder) / "log.npz",
+        shape=(found.dataset.n_users, found.dataset.n_items),
+        train=(train.users, train.items),
+        known=(test.users[known.row_index()], known.values),
+        targets=(test.users[test.targets.row_index()], test.targets.values),
+    )
+
+
+def write_log(path: Path, *, shape: tuple[int, int], **parts: tuple[Any, Any]) -> None:
+    """Pairs of user and item codes, by user and time, as the peers read them."""
+    users, items = parts["train"]
+    firsts = np.searchsorted(users, np.arange(shape[0]))
+    np.savez(
+        path,
+        n_users=shape[0],
+        n_items=shape[1],
+        users=users,
+        items=items,
+        moments=np.arange(len(users)) - firsts[users],
+        known_users=parts["known"][0],
+        known_items=parts["known"][1],
+        target_users=parts["targets"][0],
+        target_items=parts["targets"][1],
+    )
+
+
+def created(name: str, data: TrainingSet, settings: Mapping[str, Any], seed: int) -> Recommender:
+    """A fresh model of the catalog."""
+    from tastemaker.models.catalog import find
+
+    return find(name).load().create(settings, data.dataset, seed=seed)
+
+
+def seconds_of(job: Callable[[], Any]) -> float:
+    """Seconds of the clock on the wall."""
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def peak_memory(field: str = "VmHWM") -> int:
+    """Bytes this process had at most, or has now with `"VmRSS"` (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def ndcg(model: Recommender, part: Part, k: int = 10) -> float:
+    """NDCG@k of full ranking, seen items masked."""
+    from tastemaker.evaluation import evaluate
+
+    found = evaluate(model, part, metrics=["ndcg"], ks=(k,), slices={})
+    return float(found.values[f"ndcg@{k}"].value)
+
+
+class _Enough(Exception):  # noqa: N818 - it is none
+    """The clock of `training_rate` has run out."""
+
+
+def training_rate(
+    model: Recommender, data: TrainingSet, *, seconds: float, warm: float, seed: int = 0
+) -> dict[str, float]:
+    """Steps of a model's gradient stage by the real loop, for a while.
+
+    The first `warm` seconds are not counted: kernels are compiled per shape.
+
+    Returns:
+        `targets_per_second` (what the loss counts: targets, triples, rows) and `steps_per_second`.
+    """
+    from tastemaker.training.loop import GradientLoop
+    from tastemaker.training.placement import World, choose_device
+    from tastemaker.training.stages import Batch, GradientStage, Loss
+
+    device = choose_device("auto")
+    stage = next(s for s in model.to(device).stages(data) if isinstance(s, GradientStage))
+    (objective,) = stage.objectives
+    weights: list[Any] = []  # targets of each step, on the device
+
+    def counted(batch: Batch) -> Loss:
+        loss = objective.loss(batch)
+        weights.append(loss.weight)
+        return loss
+
+    stage = replace(stage, objectives=[replace(objective, loss=counted)], epochs=10_000)
+    loop = GradientLoop(stage, model, seed=seed, device=device, world=World(), validate=None)
+    clock: list[float] = []  # when it was warm, when it was enough
+    first = 0
+    began = time.perf_counter()
+
+    def after_turn() -> None:
+        nonlocal first
+        now = time.perf_counter()
+        if not clock and now - began >= warm:
+            targets_so_far(weights)  # waits for the device
+            first = len(weights)
+            clock.append(time.perf_counter())
+        elif clock and now - clock[0] >= seconds:
+            raise _Enough
+
+    try:
+        for _ in loop.run(after_turn):
+            pass
+    except _Enough:
+        targets = targets_so_far(weights[first:])
+        spent = time.perf_counter() - clock[0]
+    return {
+        "targets_per_second": targets / spent,
+        "steps_per_second": (len(weights) - first) / spent,
+    }
+
+
+def targets_so_far(weights: Sequence[Any]) -> float:
+    """The sum of numbers or tensors."""
+    return float(sum(weights))
