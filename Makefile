@@ -15,7 +15,8 @@ WORKERS ?= 2
 ROW ?= all
 SECONDS ?= 600
 KILLS ?= 20
-ROUNDS ?= 3
+ROUNDS ?=
+QUESTIONS ?= $(basename $(notdir $(shell grep -l "^QUESTION = " benchmarks/*.py)))
 QUESTIONS ?= $(basename $(notdir $(shell grep -l "^QUESTION = " benchmarks/*.py)))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -94,11 +95,11 @@ soak: $(STAMP)
 # One question after the other, so that nothing else runs beside a measurement.
 bench: $(STAMP)
 	@status=0; for name in $(QUESTIONS); do \
-		$(BIN)/python benchmarks/$$name.py --rounds $(ROUNDS) || status=1; done; \
+		$(BIN)/python benchmarks/$$name.py $(if $(ROUNDS),--rounds $(ROUNDS)) || status=1; done; \
 		$(BIN)/python tools/tables.py; exit $$status
 
 bench-%: $(STAMP)
-	@$(BIN)/python benchmarks/$*.py --rounds $(ROUNDS) && $(BIN)/python tools/tables.py
+	@$(BIN)/python benchmarks/$*.py $(if $(ROUNDS),--rounds $(ROUNDS)) && $(BIN)/python tools/tables.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site
