@@ -43,6 +43,12 @@ def test_padding_keeps_the_ends(rows, length):
         assert ragged.padded(length, -1, align=align).tolist() == expected
 
 
+@given(ROWS)
+def test_distinct_values_are_those_of_a_set(rows):
+    found = Ragged.from_lists(rows).distinct(10)
+    assert lists(found) == [sorted(set(row)) for row in rows]
+
+
 def test_an_unknown_alignment_is_refused():
     with pytest.raises(ValueError, match="'left' or 'right'"):
         Ragged.from_lists([[1]]).padded(2, 0, align="middle")

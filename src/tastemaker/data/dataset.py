@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tastemaker.data.knowledge import KnowledgeGraph
 from tastemaker.data.ordering import event_order, gather, user_offsets
+from tastemaker.data.rows import distinct
 from tastemaker.data.schema import Role, Schema
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import DataError, nearest
@@ -151,7 +152,7 @@ class Dataset:
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64, copy=False)
         if not np.all(rows[1:] > rows[:-1]):
-            rows = np.unique(rows)
+            rows = distinct(rows)
         return dataclasses.replace(self, interactions=take_rows(self.interactions, rows))
 
     def compact(self) -> Dataset:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tastemaker.data.rows import distinct
 from tastemaker.data.schema import Role
 from tastemaker.data.specs import epoch_seconds, format_spec, parse_spec
 from tastemaker.errors import ConfigError, DataError, nearest
@@ -312,7 +313,7 @@ class WithNegatives:
         generator = np.random.default_rng(int(self.seed))
         n_items = dataset.n_items
         users = dataset.column("user").astype(np.int64)[:, None]
-        known = np.unique(users[:, 0] * n_items + dataset.column("item"))
+        known = distinct(users[:, 0] * n_items + dataset.column("item"))
         drawn = np.full((len(users), count), -1, np.int64)
         for _ in range(_MAX_ROUNDS):
             rows, columns = np.nonzero(drawn < 0)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tastemaker.data.rows import distinct
 from tastemaker.data.vocabulary import Vocabulary
 
 __all__ = ["CollaborativeGraph", "KnowledgeGraph"]
@@ -197,7 +198,7 @@ class CollaborativeGraph:
             n_relations += 2 * knowledge.n_relations
         both = np.concatenate([relations, relations + n_relations // 2])
         keys = np.concatenate([heads, tails]) * n_relations + both
-        keys = np.unique(keys * n_nodes + np.concatenate([tails, heads]))
+        keys = distinct(keys * n_nodes + np.concatenate([tails, heads]))
         pairs, ends = np.divmod(keys, n_nodes)
         starts, kinds = np.divmod(pairs, n_relations)
         return cls(n_users, n_items, n_nodes, n_relations, starts, kinds, ends)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tastemaker.data.rows import distinct
+
 __all__ = ["Histories", "Queries", "Ragged"]
 
 
@@ -80,6 +82,12 @@ class Ragged:
         """The chosen rows, each cut to its `last` values when given."""
         flat, lengths = self.positions(rows, last)
         return Ragged.from_lengths(self.values[flat], lengths)
+
+    def distinct(self, n_values: int) -> Ragged:
+        """The same rows with each value once, in ascending order; all are below `n_values`."""
+        keys = distinct(self.row_index() * n_values + self.values)
+        rows, values = np.divmod(keys, n_values)
+        return Ragged.from_lengths(values, np.bincount(rows, minlength=len(self)))
 
     def padded(self, length: int, fill: int, *, align: str = "left") -> NDArray[np.int64]:
         """Rows' last `length` values as [B, length] int64; `align="left"` puts padding behind."""

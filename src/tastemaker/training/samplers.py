@@ -52,9 +52,7 @@ class NegativeSampler:
             law = np.power(counts.astype(np.float64), alpha)
             weights = np.cumsum(law) / law.sum()
         if known is not None:
-            keys = np.unique(known.row_index() * n_items + known.values)
-            lengths = np.bincount(keys // n_items, minlength=len(known))
-            known = Ragged.from_lengths(keys % n_items, lengths)
+            known = known.distinct(n_items)
         return cls(n_items, known, weights)
 
     def draw(self, size: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Queries, Ragged
 from tastemaker.losses.pairwise import batch_l2, bpr
 from tastemaker.models.base import GradientConfig, ModelConfig, Recommender, settings
-from tastemaker.models.collaborative.histories import distinct
 from tastemaker.models.collaborative.least_squares import solve_least_squares
 from tastemaker.training.batches import PairBatches
 from tastemaker.training.stages import Batch, ComputeStage, GradientStage, Loss, Objective, Stage
@@ -73,7 +72,7 @@ class Factors(Recommender):
             lengths = queries.histories.items.lengths
             folded = np.flatnonzero((queries.users < 0) & (lengths > 0))
             if len(folded):
-                histories = distinct(queries.histories.items.take(folded), self.n_items)
+                histories = queries.histories.items.take(folded).distinct(self.n_items)
                 rows = torch.from_numpy(folded).to(self.device)
                 vectors[rows] = self.fold_in(histories).to(vectors.dtype)
         return vectors

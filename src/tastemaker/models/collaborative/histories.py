@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tastemaker.data.queries import Ragged
 
-__all__ = ["distinct", "sum_rows"]
-
-
-def distinct(histories: Ragged, n_items: int) -> Ragged:
-    """The same rows with each item once, in ascending order."""
-    keys = np.unique(histories.row_index() * n_items + histories.values)
-    lengths = np.bincount(keys // n_items, minlength=len(histories))
-    return Ragged.from_lengths(keys % n_items, lengths)
+__all__ = ["sum_rows"]
 
 
 def sum_rows(table: Tensor, bags: Ragged) -> Tensor:

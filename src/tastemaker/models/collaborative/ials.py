@@ -37,7 +37,6 @@ from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Ragged
 from tastemaker.models.base import ModelConfig, settings
 from tastemaker.models.collaborative.factors import Factors, fill_unseen
-from tastemaker.models.collaborative.histories import distinct
 from tastemaker.models.collaborative.least_squares import solve_least_squares
 from tastemaker.models.search import Integer, LogUniform
 from tastemaker.training.stages import ComputeStage, Stage
@@ -98,7 +97,7 @@ class IALS(Factors):
                 users = self._half_step(by_user, users, items)
                 items = self._half_step(by_item, items, users)
                 progress.advance()
-        histories = distinct(data.histories().items, self.n_items)
+        histories = data.histories().items.distinct(self.n_items)
         users = self._solve(histories, items, self._gramian(items))
         users, average = fill_unseen(users, histories.lengths > 0)
         return {"users": users, "items": items, "average_user": average}

@@ -17,7 +17,6 @@ from tastemaker.data import Dataset
 from tastemaker.data.queries import Queries, Ragged
 from tastemaker.layers.selection import top_k
 from tastemaker.models.base import ModelConfig, Recommender, TopK
-from tastemaker.models.collaborative.histories import distinct
 
 __all__ = ["ItemToItem"]
 
@@ -38,7 +37,7 @@ class ItemToItem(Recommender):
     @torch.no_grad()
     def score(self, queries: Queries, items: Tensor | None = None) -> Tensor:
         """Summed weights: [B, N], or [B, C] for given `items`."""
-        scores = self.add_up(distinct(queries.histories.items, self.n_items))
+        scores = self.add_up(queries.histories.items.distinct(self.n_items))
         empty = np.flatnonzero(queries.histories.items.lengths == 0)
         if len(empty):
             scores[torch.from_numpy(empty).to(scores.device)] = self.counts

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from tastemaker.content.features import features_fingerprint, item_features
 from tastemaker.data import Dataset, TrainingSet
+from tastemaker.data.rows import distinct
 from tastemaker.errors import ConfigError
 from tastemaker.layers.item_graph import mixed_graph, neighbour_graph
 from tastemaker.layers.propagation import (
@@ -132,7 +133,7 @@ class FREEDOM(MultimodalFactors):
 
     def prepare(self, data: TrainingSet) -> None:
         """The graph of users and items, and how likely each interaction is kept."""
-        pairs = np.unique(data.users * self.n_items + data.items)
+        pairs = distinct(data.users * self.n_items + data.items)
         users, items = (torch.from_numpy(part) for part in np.divmod(pairs, self.n_items))
         self._forget()
         self._weights = symmetric_weights(users, items, self.n_users, self.n_items).numpy()
