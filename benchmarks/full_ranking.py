@@ -1,138 +1,122 @@
-"""Full ranking: selecting the best items and measuring them, beside the matrix product.
+"""Full ranking: users a second of a whole evaluation, every item ranked, seen ones masked.
 
-    python benchmarks/full_ranking.py [THREADS]
-
-First `top_k` (k = 20) on three shapes and several kinds of scores, beside `torch.topk` and NumPy's
-`argpartition`, which break ties as they like; then a whole evaluation of a factor model of width
-64 and 20,000 items, seen items masked, beside its matrix product alone. The last line is JSON;
-`times_topk` is torch.topk's time over ours, `product_share` the product's share of the evaluation,
-and `times_implicit` scores per second over the 474 million of implicit's top-10 on two cores.
+The model is a table of vectors a user and an item, width 64, not trained: its speed does not
+depend on what it learned. Ours makes top-10 lists and NDCG and recall with their intervals;
+RecBole the two metrics without, with its default batch, which is one user here, and with 256 users
+at a time; implicit lists alone.
+"bare" is what cannot be left out: the product of 256 users at a time with all items, the mask, the
+selection of ten. A second number of ours is that of lists alone.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from tastemaker.data import Histories, Part, Queries, Ragged
-from tastemaker.evaluation import evaluate
-from tastemaker.layers.selection import top_k
+from harness import Case, Numbers, Question, Side, Target
+from measuring import created, dealt, export, seconds_of
+from tastemaker.data import Dataset, Split, split
 
-SHAPES = ((256, 3_706), (256, 20_000), (64, 100_000))
-K, WIDTH, N_QUERIES, N_ITEMS = 20, 64, 10_240, 20_000
-IMPLICIT = 474e6  # scores a second, width 64, 20,000 items
+K, BLOCK, REPEATS = 10, 256, 3
 
 
-def best_time(job: Callable[[], Any], repeats: int = 7) -> float:
-    """The quickest of some runs, in seconds: other work on the machine only ever adds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def score_kinds(n_rows: int, n_items: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand((n_rows, n_items), generator=generator)
-    counts = (torch.rand(n_items, generator=generator) ** -0.7).floor()
-    return {
-        "distinct": noise,
-        "popularity": counts.repeat(n_rows, 1),
-        "few not zero": torch.where(noise < 8 / n_items, noise, 0.0),
-        "constant": torch.ones_like(noise),
-        "1.5 % tied first": (noise < 0.015).float(),
-    }
-
-
-def time_selection() -> dict[str, dict[str, float]]:
-    """Microseconds a row are printed; torch.topk's time over ours is returned."""
-    ratios: dict[str, dict[str, float]] = {}
-    for n_rows, n_items in SHAPES:
-        keys = torch.arange(n_rows)
-        name = f"{n_rows} x {n_items}"
-        ratios[name] = {}
-        for kind, scores in score_kinds(n_rows, n_items).items():
-            array = scores.numpy()
-            ours = best_time(lambda: top_k(scores, K, keys))  # noqa: B023
-            topk = best_time(lambda: torch.topk(scores, K))  # noqa: B023
-            partition = best_time(lambda: np.argpartition(array, -K, axis=1))  # noqa: B023
-            ratios[name][kind] = topk / ours
-            micro = [1e6 * seconds / n_rows for seconds in (ours, topk, partition)]
-            print(
-                f"{name:>14} {kind:>17}  top_k {micro[0]:6.1f}  torch.topk {micro[1]:6.1f}  "
-                f"argpartition {micro[2]:6.1f} us/row  {topk / ours:5.2f} times as fast",
-                flush=True,
-            )
-    return ratios
-
-
-class Lists:
-    def __init__(self, items: torch.Tensor) -> None:
-        self.items = items
-
-
-class Factors:
-    """Scores are products of user and item vectors."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.n_items = N_ITEMS
-        self.users = torch.randn((N_QUERIES, WIDTH), generator=generator)
-        self.items = torch.randn((N_ITEMS, WIDTH), generator=generator)
-
-    def score(self, queries: Queries, _: torch.Tensor | None = None) -> torch.Tensor:
-        return self.users[torch.from_numpy(queries.users)] @ self.items.T
-
-    def recommend(
-        self, queries: Queries, k: int, *, exclude: Ragged | None = None, **_: Any
-    ) -> Lists:
-        scores = self.score(queries)
-        if exclude is not None:
-            rows = torch.from_numpy(exclude.row_index())
-            scores[rows, torch.from_numpy(exclude.values)] = -torch.inf
-        return Lists(top_k(scores, k, torch.from_numpy(queries.tie_keys()))[0])
-
-
-def time_evaluation() -> tuple[float, float]:
-    """Seconds of the matrix product in blocks, and of the evaluation that contains it."""
+def log_of(given: SimpleNamespace) -> Split:
+    """Public data, or random users with histories of twenty over `n_items` items."""
+    if given.data:
+        return dealt(given)
     rng = np.random.default_rng(0)
-    model, users = Factors(), np.arange(N_QUERIES)
-    history = Ragged.from_lengths(rng.integers(0, N_ITEMS, 20 * N_QUERIES), np.full(N_QUERIES, 20))
-    targets = Ragged.from_lengths(rng.integers(0, N_ITEMS, N_QUERIES), np.ones(N_QUERIES, np.int64))
-    queries = Queries(users, Histories(history))
-    part = Part(queries, targets, users, users)
-    blocks = [queries.take(slice(start, start + 256)) for start in range(0, N_QUERIES, 256)]
-    with torch.inference_mode():
-        product = best_time(lambda: [model.score(block) for block in blocks], 3)
-    return product, best_time(lambda: evaluate(model, part, batch_size=256), 3)
+    n_rows = 21 * given.n_users
+    items = np.concatenate([np.arange(given.n_items), rng.integers(0, given.n_items, n_rows)])
+    users = np.arange(len(items)) % given.n_users
+    log = {"user": users, "item": items, "time": np.arange(len(items))}
+    dataset = Dataset.from_frame(log, user="user", item="item", timestamp="time", name="random")
+    return split(dataset, "leave-one-out:valid=0")
 
 
-def main(threads: int) -> None:
-    torch.set_num_threads(threads)
-    ratios = time_selection()
-    product, whole = time_evaluation()
-    rate = N_QUERIES * N_ITEMS / whole
-    print(
-        f"evaluation: {N_QUERIES / whole:,.0f} queries/s, {rate / 1e6:,.0f} M scores/s, "
-        f"{product / whole:.0%} of it the matrix product"
-    )
-    summary = {
-        "threads": threads,
-        "times_topk": ratios,
-        "queries_per_second": N_QUERIES / whole,
-        "product_share": product / whole,
-        "times_implicit": rate / IMPLICIT,
+def prepare(given: SimpleNamespace) -> None:
+    export(log_of(given), given.folder)
+
+
+def ours(given: SimpleNamespace) -> Numbers:
+    from tastemaker.evaluation import evaluate
+
+    found = log_of(given)
+    model = created("bpr-mf", found.train, {"hidden_size": given.width}, given.seed).eval()
+    part = found.test
+
+    def lists() -> None:
+        for start in range(0, len(part), BLOCK):
+            queries = part.queries.take(slice(start, start + BLOCK))
+            model.recommend(queries, K, exclude=queries.histories.items)
+
+    def evaluation() -> None:
+        evaluate(model, part, metrics=["ndcg", "recall"], ks=(K,), slices={})
+
+    evaluation()
+    best = {name: best_of(job) for name, job in (("whole", evaluation), ("lists", lists))}
+    return {
+        "users_per_second": len(part) / best["whole"],
+        "lists_per_second": len(part) / best["lists"],
     }
-    print(json.dumps(summary))
 
+
+def bare(given: SimpleNamespace) -> Numbers:
+    """The product of tiles, the mask and the selection, in torch alone."""
+    found = log_of(given)
+    known, n_items = found.test.queries.histories.items, found.train.n_items
+    generator = torch.Generator().manual_seed(0)
+    users, items = (
+        torch.randn((size, given.width), generator=generator) for size in (len(known), n_items)
+    )
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(known), BLOCK)]
+    masks = [
+        (torch.from_numpy(rows.row_index()), torch.from_numpy(rows.values))
+        for rows in map(known.take, blocks)
+    ]
+
+    def select() -> None:
+        for block, mask in zip(blocks, masks, strict=True):
+            scores = users[block] @ items.T
+            scores[mask] = -torch.inf
+            torch.topk(scores, K)
+
+    with torch.inference_mode():
+        select()
+        return {"users_per_second": len(known) / best_of(select)}
+
+
+def best_of(job: Callable[[], None]) -> float:
+    """The quickest of some runs: other work on the machine only ever adds."""
+    return min(seconds_of(job) for _ in range(REPEATS))
+
+
+RATE = "users_per_second"
+SETTINGS = {"width": 64, "k": K, "block": BLOCK, "repeats": REPEATS}
+QUESTION = Question(
+    "Full ranking: users a second of a whole evaluation",
+    cases=[
+        Case("ml-1m", {**SETTINGS, "data": "ml-1m", "split": "leave-one-out:valid=0"}),
+        Case("20,000 items", {**SETTINGS, "data": "", "n_users": 10_240, "n_items": 20_000}),
+    ],
+    sides=[
+        Side("ours", ours),
+        Side("bare", bare),
+        Side("implicit", "implicit_lists.py", "n2"),
+        Side("RecBole", "recbole_evaluation.py", "n1", {"eval_rows": 4096}),
+        Side("RecBole, 256", "recbole_evaluation.py", "n1", {"eval_rows": None}),
+    ],
+    targets=[
+        Target("full ranking", RATE, "RecBole", at_least=10),
+        Target("full ranking", RATE, "RecBole, 256", at_least=10),
+        Target("full ranking", RATE, "implicit", at_least=1.0),
+        Target("full ranking", RATE, "bare", at_least=1 / 1.5),
+    ],
+    prepare=prepare,
+    quick={"n_users": 1024, "n_items": 2_000},
+)
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    QUESTION.main()

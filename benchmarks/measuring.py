@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from tastemaker.data import Part, Split, TrainingSet
     from tastemaker.models.base import Recommender
 
-__all__ = ["created", "dealt", "exported", "ndcg", "peak_memory", "seconds_of", "training_rate"]
+__all__ = [
+    "created",
+    "dealt",
+    "export",
+    "exported",
+    "ndcg",
+    "peak_memory",
+    "seconds_of",
+    "training_rate",
+]
 
 
 def dealt(given: SimpleNamespace) -> Split:
@@ -27,40 +36,31 @@ def dealt(given: SimpleNamespace) -> Split:
 
 
 def exported(given: SimpleNamespace) -> None:
-    """Write the split for the peers: `log.npz` in `given.folder`.
+    """Write the split of `given.data` for the peers, see `export`."""
+    export(dealt(given), given.folder)
+
+
+def export(split: Split, folder: str) -> None:
+    """Write `log.npz`: pairs of user and item codes, by user and time, as the peers read them.
 
     It has `n_users` and `n_items`; `users`, `items` and `moments` (0, 1, ... within a user) of the
-    training rows, by user and time; `known_users` and `known_items`, what is known when the test
-    part is asked; and `target_users` and `target_items`, what came.
+    training rows; `known_users` and `known_items`, what is known when the test part is asked; and
+    `target_users` and `target_items`, what came.
     """
-    found = dealt(given)
-    train, test = found.train, found.test
+    train, test = split.train, split.test
     assert test is not None
     known = test.queries.histories.items
-    write_log(
-        Path(given.folder) / "log.npz",
-        shape=(found.dataset.n_users, found.dataset.n_items),
-        train=(train.users, train.items),
-        known=(test.users[known.row_index()], known.values),
-        targets=(test.users[test.targets.row_index()], test.targets.values),
-    )
-
-
-def write_log(path: Path, *, shape: tuple[int, int], **parts: tuple[Any, Any]) -> None:
-    """Pairs of user and item codes, by user and time, as the peers read them."""
-    users, items = parts["train"]
-    firsts = np.searchsorted(users, np.arange(shape[0]))
     np.savez(
-        path,
-        n_users=shape[0],
-        n_items=shape[1],
-        users=users,
-        items=items,
-        moments=np.arange(len(users)) - firsts[users],
-        known_users=parts["known"][0],
-        known_items=parts["known"][1],
-        target_users=parts["targets"][0],
-        target_items=parts["targets"][1],
+        Path(folder) / "log.npz",
+        n_users=train.n_users,
+        n_items=train.n_items,
+        users=train.users,
+        items=train.items,
+        moments=np.arange(len(train)) - train.offsets[train.users],
+        known_users=test.users[known.row_index()],
+        known_items=known.values,
+        target_users=test.users[test.targets.row_index()],
+        target_items=test.targets.values,
     )
 
 

@@ -1,25 +1,18 @@
 """LensKit's implicit-feedback matrix factorisation: a whole fit, and NDCG@10 of it."""
 
-import os
-
 import numpy as np
 
 from common import answer, factor_lists, ndcg, read_log, seconds_of, settings
+from lenskit_log import dataset_of, use_threads
 
 given = settings()
-os.environ["LK_NUM_THREADS"] = str(given.threads)
+use_threads(given)
 
-import pandas as pd  # noqa: E402
 from lenskit.als import ImplicitMFScorer  # noqa: E402
-from lenskit.data import from_interactions_df  # noqa: E402
 from lenskit.training import TrainingOptions  # noqa: E402
 
 log = read_log(given)
-data = from_interactions_df(
-    pd.DataFrame({"user_id": log.users, "item_id": log.items}),
-    users=np.arange(log.n_users),
-    items=np.arange(log.n_items),
-)
+data = dataset_of(log)
 model = ImplicitMFScorer(embedding_size=given.width, epochs=given.epochs)
 seconds = seconds_of(lambda: model.train(data, TrainingOptions(rng=given.seed)))
 users = np.unique(log.target_users)

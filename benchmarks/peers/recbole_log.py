@@ -14,7 +14,7 @@ import numpy as np
 
 from common import read_log
 
-__all__ = ["prepared", "training_rate", "written"]
+__all__ = ["prepared", "training_rate", "written", "written_in_parts"]
 
 SETTINGS = {
     "data_path": "dataset",
@@ -27,17 +27,31 @@ SETTINGS = {
 
 
 def written(given: SimpleNamespace) -> None:
-    """Atomic files of what is known and what came, in the folder `dataset/log`."""
-    log, folder = read_log(given), Path("dataset/log")
-    folder.mkdir(parents=True, exist_ok=True)
+    """An atomic file of what is known and what came, for RecBole to leave the last ones out."""
+    log = read_log(given)
     users = np.concatenate([log.known_users, log.target_users])
     items = np.concatenate([log.known_items, log.target_items])
     order = np.argsort(users, kind="stable")  # targets behind what is known
-    users, items = users[order], items[order]
+    write("log", users[order], items[order])
+
+
+def written_in_parts(given: SimpleNamespace) -> dict[str, list[str]]:
+    """Atomic files of the training rows and of what came; returns the setting that names them."""
+    log = read_log(given)
+    write("log.train", log.users, log.items)
+    write("log.valid", log.target_users[:1], log.target_items[:1])
+    write("log.test", log.target_users, log.target_items)
+    return {"benchmark_filename": ["train", "valid", "test"]}
+
+
+def write(name: str, users: np.ndarray, items: np.ndarray) -> None:
+    """Rows by user, their places as times."""
+    folder = Path("dataset/log")
+    folder.mkdir(parents=True, exist_ok=True)
     moments = np.arange(len(users)) - np.searchsorted(users, users)
-    lines = np.column_stack([users, items, moments])
     header = "user_id:token\titem_id:token\ttimestamp:float"
-    np.savetxt(folder / "log.inter", lines, "%d", "\t", header=header, comments="")
+    lines = np.column_stack([users, items, moments])
+    np.savetxt(folder / f"{name}.inter", lines, "%d", "\t", header=header, comments="")
 
 
 def prepared(given: SimpleNamespace, model: str, **settings: Any) -> tuple[Any, Any, Any]:
