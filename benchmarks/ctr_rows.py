@@ -1,26 +1,24 @@
-"""Training speed of DCN V2: rows a second, and the share of a step that prepares the batch.
+"""DCN V2: training rows a second, and the share of a step that prepares the batch.
 
 Twenty fields of 5,000 values each (100,000 rows of the embedding table), vectors of width 16, three
 cross layers beside a deep part of 128 and 64. A batch is gathered from arrays of codes, so
 preparing it should cost a few hundredths of the step; `network_share` is the time of the network
 alone, its input given, as a share of the whole step: the rest is what fields, their table and its
 optimiser cost. Arithmetic is that of `precision="auto"`.
-
-    python benchmarks/ctr_rows.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import torch
 from torch import nn
 
+from harness import Case, Numbers, Question, Side, Target
 from tastemaker.data import Dataset, TrainingSet
 from tastemaker.layers.cross import CrossNetwork
 from tastemaker.layers.mlp import MLP
@@ -106,26 +104,30 @@ def seconds_of_network(batch_size: int, steps: int) -> float:
     return float(np.median(taken[3:]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=40)
-    options = parser.parse_args()
-    data = TrainingSet.whole(click_log(options.rows))
-    parts = seconds_of_parts(data, options.batch_size, options.steps)
+def ours(given: SimpleNamespace) -> Numbers:
+    data = TrainingSet.whole(click_log(given.rows))
+    parts = seconds_of_parts(data, given.batch_size, given.steps)
     whole = sum(parts.values())
-    network = seconds_of_network(options.batch_size, options.steps)
-    result = {
-        "rows_per_second": round(options.batch_size / whole),
-        "batch_share": round(parts["batch"] / whole, 4),
-        "gradients_share": round(parts["gradients"] / whole, 4),
-        "optimiser_share": round(parts["optimiser"] / whole, 4),
-        "network_share": round(network / whole, 4),
-        "threads": torch.get_num_threads(),
+    network = seconds_of_network(given.batch_size, given.steps)
+    return {
+        "rows_per_second": given.batch_size / whole,
+        "batch_share": parts["batch"] / whole,
+        "gradients_share": parts["gradients"] / whole,
+        "optimiser_share": parts["optimiser"] / whole,
+        "network_share": network / whole,
     }
-    print(json.dumps(result))
 
+
+QUESTION = Question(
+    "DCN V2: training rows a second",
+    cases=[Case("20 fields", {"rows": 200_000, "batch_size": 4096, "steps": 40})],
+    sides=[Side("ours", ours)],
+    targets=[
+        Target("CTR training", "rows_per_second", at_least=100_000),
+        Target("CTR input pipeline", "batch_share", at_most=0.15),
+    ],
+    quick={"rows": 20_000, "steps": 5},
+)
 
 if __name__ == "__main__":
-    main()
+    QUESTION.main()

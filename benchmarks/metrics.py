@@ -1,32 +1,28 @@
 """The evaluator alone: every metric with its interval and all slices, from lists already made.
 
-    python benchmarks/metrics.py [QUERIES]
-
-Evaluates QUERIES (200,000) queries with histories of 20 and 1 to 9 targets on lists of 100 of
-20,000 items in 18 categories; and pytrec_eval on the first 5,000, the six accuracy metrics only
-and no intervals. The last line is JSON: `ratio` is the time a million queries take (extrapolated
-from the growth between half and all of QUERIES) over the limit of 10 seconds, so 1 or less keeps
-it; `times_pytrec_eval` is queries per second over pytrec_eval's. Seconds are of the processor; the
+Queries have histories of 20 and 1 to 9 targets; lists are 100 of 20,000 items in 18 categories.
+`seconds_of_a_million` is extrapolated from the growth between half and all of the queries, with
+every metric and slice. `queries_per_second` is that of the six accuracy metrics: ours with
+intervals, pytrec_eval without and on the first 5,000 queries. Seconds are of the processor; the
 evaluator uses one.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytrec_eval
 import torch
 
+from harness import Case, Numbers, Question, Side, Target
 from tastemaker.data import Dataset, Histories, Part, Queries, Ragged, TrainingSet
-from tastemaker.evaluation import LIST_METRICS, evaluate
+from tastemaker.evaluation import evaluate
 
-LIMIT = 10.0  # seconds for a million queries
 N_ITEMS, K = 20_000, 100
 
 
@@ -112,43 +108,59 @@ def time_pytrec_eval(part: Part, lists: np.ndarray, n_queries: int) -> float:
     return seconds(lambda: evaluator.evaluate(run))
 
 
-def main(n_queries: int) -> None:
+KINDS: dict[str, list[str]] = {
+    "accuracy": ["ndcg", "recall", "hr", "mrr", "map", "precision"],
+    "exposure": ["coverage", "gini"],
+    "novelty": ["novelty"],
+    "popularity_lift": ["popularity_lift"],
+    "diversity": ["diversity"],
+    "calibration": ["calibration"],
+}
+
+
+def ours(given: SimpleNamespace) -> Numbers:
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    train, lists = make_training_set(rng), make_lists(rng, n_queries)
+    rng = np.random.default_rng(given.seed)
+    train, lists = make_training_set(rng), make_lists(rng, given.queries)
     part, model = make_part(rng, lists), Ready(torch.from_numpy(lists))
-    kinds: dict[str, list[str] | None] = {
-        "accuracy": ["ndcg", "recall", "hr", "mrr", "map", "precision"],
-        "exposure": ["coverage", "gini"],
-        "novelty": ["novelty"],
-        "popularity_lift": ["popularity_lift"],
-        "diversity": ["diversity"],
-        "calibration": ["calibration"],
-    }
     evaluate(model, first_queries(part, 1000), train=train)  # pays for imports
     found: dict[str, float] = {}
-    for name, metrics in kinds.items():
-        found[name] = seconds(
+    for name, metrics in KINDS.items():
+        found[f"{name}_seconds"] = seconds(
             lambda metrics=metrics: evaluate(
                 model, part, train=train, metrics=metrics, ks=(K,), slices={}
             )
         )
-        print(f"{name:>20}  {found[name]:6.2f} s", flush=True)
-    whole = seconds(lambda: evaluate(model, part, train=train, ks=(K,)))
-    half = seconds(
-        lambda: evaluate(model, first_queries(part, n_queries // 2), train=train, ks=(K,))
+    some = given.queries // 2
+    whole, half = (
+        seconds(lambda asked=asked: evaluate(model, asked, train=train, ks=(K,)))
+        for asked in (part, first_queries(part, some))
     )
-    print(f"{'all, with slices':>20}  {whole:6.2f} s for {len(LIST_METRICS)} metrics")
-    peer_queries = min(5_000, n_queries)
-    peer = time_pytrec_eval(part, lists, peer_queries) / peer_queries
-    print(f"{'pytrec_eval':>20}  {peer * n_queries:6.2f} s, extrapolated, for accuracy alone")
-    ratio = (whole + (1e6 - n_queries) * (whole - half) / (n_queries - n_queries // 2)) / LIMIT
-    times = peer / (found["accuracy"] / n_queries)
-    print(f"a million queries: {ratio * LIMIT:.1f} s, {ratio:.2f} of the limit")
-    print(f"accuracy with intervals: {times:.1f} times as fast as pytrec_eval without")
-    summary = {"queries": n_queries, "seconds": whole, "ratio": ratio, "times_pytrec_eval": times}
-    print(json.dumps({**summary, "parts": found}))
+    return {
+        "queries_per_second": given.queries / found["accuracy_seconds"],
+        "seconds_of_a_million": whole + (1e6 - given.queries) * (whole - half) / some,
+        **found,
+    }
 
+
+def trec(given: SimpleNamespace) -> Numbers:
+    rng = np.random.default_rng(given.seed)
+    lists = make_lists(rng, given.queries)
+    n_queries = min(5_000, given.queries)
+    spent = time_pytrec_eval(make_part(rng, lists), lists, n_queries)
+    return {"queries_per_second": n_queries / spent}
+
+
+QUESTION = Question(
+    "Metrics: queries a second from lists already made",
+    cases=[Case("lists of 100", {"queries": 200_000})],
+    sides=[Side("ours", ours), Side("pytrec_eval", trec)],
+    targets=[
+        Target("all metrics with intervals", "seconds_of_a_million", at_most=10),
+        Target("accuracy metrics", "queries_per_second", "pytrec_eval"),
+    ],
+    quick={"queries": 4_000},
+)
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)
+    QUESTION.main()

@@ -1,0 +1,80 @@
+"""SASRec on MovieLens-1M: seconds of training until NDCG@10 is .17 on the validation and test part.
+
+Ours trains with its preset and is asked after each epoch, which is not counted. RecTools has the
+same width, blocks, heads and length and its own defaults otherwise, and is given `cap` seconds;
+where that is not enough, its `seconds` are those of an epoch times `epochs`, which is how many ours
+takes, and `reached` is 0. `ndcg@10` is what the test part has when the clock stops.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+
+from harness import Case, Numbers, Question, Side, Target
+from measuring import created, dealt, exported, ndcg
+
+
+class Reached(Exception):  # noqa: N818 - it is none
+    """The level is reached."""
+
+
+def ours(given: SimpleNamespace) -> Numbers:
+    from tastemaker.training import fit
+
+    split = dealt(given)
+    model = created("sasrec", split.train, given.ours, given.seed)
+    asked, found = [0.0], {"ndcg@10": 0.0, "reached": 0.0, "epochs": 0.0}
+
+    def validate() -> dict[str, float]:
+        began = time.perf_counter()
+        valid, found["ndcg@10"] = ndcg(model, split.valid), ndcg(model, split.test)
+        found["epochs"] += model.config.validate_every
+        if min(valid, found["ndcg@10"]) >= given.level:
+            found["reached"] = 1.0
+        asked[0] += time.perf_counter() - began
+        if found["reached"]:
+            raise Reached
+        return {"ndcg@10": valid}
+
+    began = time.perf_counter()
+    with suppress(Reached):
+        fit(model, split.train, seed=given.seed, validate=validate)
+    return {"seconds": time.perf_counter() - began - asked[0], **found}
+
+
+QUESTION = Question(
+    "SASRec: seconds of training until NDCG@10 is .17",
+    cases=[
+        Case(
+            "ml-1m",
+            {
+                "data": "ml-1m",
+                "split": "leave-one-out",
+                "level": 0.17,
+                "ours": {"preset": "ml-1m"},
+                "width": 128,
+                "layers": 2,
+                "heads": 2,
+                "length": 200,
+                "batch_size": 128,
+                "cap": 300,
+                "epochs": 25,
+            },
+        )
+    ],
+    sides=[Side("ours", ours), Side("RecTools", "rectools_quality.py", "n1")],
+    targets=[
+        Target("SASRec to NDCG@10 .17", "seconds", at_most=600),
+        Target("SASRec to NDCG@10 .17", "seconds", "RecTools", at_most=0.2),
+        Target("SASRec to NDCG@10 .17", "reached", at_least=1),
+    ],
+    prepare=exported,
+    rounds=1,
+    limit=1800,
+    quick={"data": "ml-100k", "ours": {"epochs": 2}, "length": 50, "cap": 5, "width": 64},
+)
+
+if __name__ == "__main__":
+    QUESTION.main()
