@@ -49,6 +49,7 @@ __all__ = ["Case", "Curve", "Numbers", "Question", "Side", "Target"]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK = ROOT / "runs" / "benchmarks"
+MACHINE = ("processor", "cores", "memory_bytes", "gpu", "platform", "python")
 
 Numbers = Mapping[str, float]
 Work = Callable[[SimpleNamespace], Numbers]
@@ -268,6 +269,9 @@ class _Running:
             }
             for case, sides in self.found.items()
         }
+        from tastemaker.experiment.environment import describe_environment
+
+        place = describe_environment()
         shown = shlex.join([f"benchmarks/{self.file.name}", *sys.argv[1:]])
         return {
             "question": self.file.stem,
@@ -275,8 +279,8 @@ class _Running:
             "command": f"python {shown}",
             "seed": self.options.seed,
             "threads": self.options.threads,
-            "machine": machine(),
-            "versions": {"ours": own_versions(), **versions},
+            "machine": {name: place[name] for name in MACHINE},
+            "versions": {"ours": place["packages"], **versions},
             "cases": {
                 name: {"settings": self.settings[name], "raw": sides} for name, sides in raw.items()
             },
@@ -387,28 +391,3 @@ def peer_command(side: Side) -> list[str]:
     from environments import python_of
 
     return [str(python_of(side.environment)), str(ROOT / "benchmarks" / "peers" / str(side.work))]
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory, system; no names."""
-    import platform
-
-    from tastemaker.experiment.environment import memory_bytes, processor_name
-
-    return {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "memory_bytes": memory_bytes(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-
-
-def own_versions() -> dict[str, str]:
-    """Versions of what our side runs on."""
-    from tastemaker import __version__
-    from tastemaker.experiment.environment import installed
-
-    names = ("torch", "numpy", "polars", "pyarrow", "scipy")
-    found = {name: text for name in names if (text := installed(name))}
-    return {"tastemaker": __version__, **found}

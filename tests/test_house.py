@@ -35,6 +35,7 @@ GENERATED = [
     "docs/cli.md",
     "docs/extending.md",
     "docs/methods.md",
+    "docs/performance.md",
     "docs/reproduction.md",
 ]
 

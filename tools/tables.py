@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 from typer.main import get_command
 
+import performance
 import reproduce
 from tastemaker.data import Dataset, KnowledgeGraph, split
 from tastemaker.experiment.settings import documented
@@ -223,6 +224,11 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "methods": methods,
         "shared settings": shared_settings,
         "settings": settings,
+    },
+    "docs/performance.md": {
+        "targets": performance.targets_table,
+        "curves": performance.curves_table,
+        "machines": performance.machines,
     },
     "docs/reproduction.md": {"results": reproduce.results_table},
 }
