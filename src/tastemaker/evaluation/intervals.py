@@ -39,6 +39,7 @@ RESAMPLES = 1_000
 FLIPS = 10_000  # so that no p-value is below 1e-4
 FLIP_GROUPS = 1_000
 _BLOCK = 1 << 20  # random draws at once: 8 MB
+_RESAMPLED = 1 << 17  # draws of resamples at once: 1 MB, and as much for their counts
 
 
 def bootstrap(
@@ -104,11 +105,13 @@ def _resampling_weights(
     n: int, resamples: int, rng: np.random.Generator
 ) -> Iterable[NDArray[np.float64]]:
     """How often each of n units is drawn, in blocks [some resamples, n] of float64."""
-    step = max(1, _BLOCK // max(n, 1))
+    step = max(1, _RESAMPLED // max(n, 1))
     for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        draws = rng.integers(0, n, (rows, n)) + np.arange(rows)[:, None] * n
-        yield np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        draws = rng.integers(0, n, (min(step, resamples - start), n))
+        weights = np.empty(draws.shape)
+        for row, drawn in zip(weights, draws, strict=True):  # the counts of one stay in the cache
+            row[:] = np.bincount(drawn, minlength=n)
+        yield weights
 
 
 def jackknife(value: float, without: NDArray[np.float64], n: int) -> Estimate:

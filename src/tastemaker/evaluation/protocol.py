@@ -332,12 +332,12 @@ def _mean_popularity(counts: NDArray[np.int64], histories: Ragged) -> float:
 def _count_known(asked: _Asked, n_items: int) -> int:
     """How many targets their query's history holds; targets are sorted and distinct."""
     histories, targets = asked.queries.histories.items, asked.targets
-    seen = histories.row_index() * n_items + histories.values
+    seen = np.sort(histories.row_index() * n_items + histories.values)
     wanted = targets.row_index() * n_items + targets.values
-    places = np.minimum(np.searchsorted(wanted, seen), len(wanted) - 1)
-    known = np.zeros(len(wanted), bool)
-    known[places[wanted[places] == seen]] = True
-    return int(known.sum())
+    if not len(seen):
+        return 0
+    places = np.minimum(np.searchsorted(seen, wanted), len(seen) - 1)
+    return int((seen[places] == wanted).sum())
 
 
 def _accuracy(wanted: Sequence[Metric], hits: Hits) -> dict[str, NDArray[np.float64]]:
