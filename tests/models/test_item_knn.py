@@ -78,10 +78,21 @@ def test_each_scored_item_keeps_its_nearest():
 def test_pearson_is_the_correlation_of_the_columns():
     X = random_matrix(seed=1)
     counts = X.sum(0).astype(np.float64)
-    found = item_knn.similarity(X.T @ X, counts, counts, len(X), "pearson", 0.0)
+    found = item_knn.similarity(X.T @ X, counts[:, None], counts, len(X), "pearson", 0.0)
     for i, j in [(0, 1), (3, 7), (20, 40)]:
         expected = stats.pearsonr(X[:, i], X[:, j]).statistic
         assert found[i, j] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 50])
+def test_best_of_rows_are_those_of_a_sort(k):
+    rows = [[], [3.0], [1.0, 5.0, 2.0], [0.5], list(np.random.default_rng(0).random(37))]
+    offsets = np.cumsum([0, *map(len, rows)])
+    values = np.concatenate([np.array(row) for row in rows])
+    found = item_knn.best_of_rows(values, offsets, k)
+    expected = [sorted(row)[::-1][:k] for row in rows]
+    row_of = np.searchsorted(offsets, found, side="right") - 1
+    assert [sorted(values[found[row_of == b]])[::-1] for b in range(len(rows))] == expected
 
 
 def test_repeated_events_count_once():

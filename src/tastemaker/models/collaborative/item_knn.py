@@ -8,14 +8,14 @@ scored item and the items of the history.
 What we changed: a shrinkage term in every denominator, which matters on sparse data, and a choice
 of similarities.
 
-Cost: sum over users of |history|^2 operations plus n_items^2 comparisons in blocks; memory
-12 bytes x n_items x num_neighbors and one block of dense rows.
+Cost: sum over users of |history|^2 operations, plus one comparison per pair of items that a user
+took both; memory 12 bytes x n_items x num_neighbors and one block of pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -31,9 +31,12 @@ from tastemaker.models.collaborative.item_to_item import ItemToItem
 from tastemaker.models.search import Choice, Integer, LogUniform
 from tastemaker.training.stages import ComputeStage, Stage
 
-__all__ = ["ItemKNN", "similarity"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
-_BLOCK = 1 << 23  # similarities held densely at once: 64 MB of float64
+__all__ = ["ItemKNN", "best_of_rows", "similarity"]
+
+_BLOCK = 1 << 21  # pairs of items at most at once: 16 MB of float64
 
 Measure = Literal["cosine", "dot", "pearson"]
 
@@ -85,8 +88,8 @@ class ItemKNN(ItemToItem):
         with Progress("item-knn", self.n_items, unit="items") as progress:
             for start in range(0, self.n_items, block):
                 rows = slice(start, min(start + block, self.n_items))
-                together = (columns[rows] @ users).toarray()
-                found.append(self._nearest(together, rows, counts, data.n_users))
+                together = (columns[rows] @ users).tocsr()
+                found.append(self._nearest(together, start, counts, data.n_users))
                 progress.advance(rows.stop - rows.start)
         near, scored, weights = (np.concatenate(part) for part in zip(*found, strict=True))
         if self.config.normalize:
@@ -101,19 +104,23 @@ class ItemKNN(ItemToItem):
         }
 
     def _nearest(
-        self, together: NDArray[np.float32], rows: slice, counts: NDArray[np.float64], n_users: int
+        self, together: csr_array, first: int, counts: NDArray[np.float64], n_users: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """The positive neighbours of a block of scored items: neighbour, scored item, weight."""
+        """The positive neighbours of a block of scored items: neighbour, scored item, weight.
+
+        Items that no user took together are no neighbours by any similarity, so only the entries
+        of `together` [block, N], whose first row is item `first`, are looked at.
+        """
         config = self.config
+        scored = first + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+        near = together.indices.astype(np.int64)
         values = similarity(
-            together, counts[rows], counts, n_users, config.similarity, config.shrink
+            together.data, counts[scored], counts[near], n_users, config.similarity, config.shrink
         )
-        scored = np.arange(rows.start, rows.stop)
-        values[np.arange(len(scored)), scored] = 0.0
-        k = min(config.num_neighbors, self.n_items)
-        best, near = (part.numpy() for part in torch.topk(torch.from_numpy(values), k, dim=1))
-        kept = best > 0
-        return near[kept], np.repeat(scored, kept.sum(1)), best[kept]
+        values[near == scored] = 0.0
+        best = best_of_rows(values, together.indptr.astype(np.int64), config.num_neighbors)
+        best = best[values[best] > 0]
+        return near[best], scored[best], values[best]
 
     def _keep(self, product: Mapping[str, Tensor]) -> None:
         for name, value in product.items():
@@ -135,6 +142,33 @@ class ItemKNN(ItemToItem):
         return scores.view(len(histories), self.n_items)
 
 
+def best_of_rows(
+    values: NDArray[np.float64], offsets: NDArray[np.int64], k: int
+) -> NDArray[np.int64]:
+    """Where the k largest values of each row stand, rising; all of a row with no more than k.
+
+    Rows are taken together with others of their length, to a power of two.
+
+    Args:
+        values: [E], row b at `offsets[b]:offsets[b + 1]`.
+        offsets: [B + 1].
+        k: how many.
+    """
+    lengths = np.diff(offsets)
+    short = np.repeat(lengths <= k, lengths)
+    found, width = [np.flatnonzero(short)], k
+    while width < lengths.max(initial=0):
+        rows = np.flatnonzero((lengths > width) & (lengths <= 2 * width))
+        width *= 2
+        if len(rows):
+            places = offsets[rows, None] + np.arange(width)  # [rows, width]
+            inside = places < offsets[rows + 1, None]
+            padded = np.where(inside, values[np.minimum(places, len(values) - 1)], -np.inf)
+            best = torch.topk(torch.from_numpy(padded), k, dim=1, sorted=False).indices.numpy()
+            found.append(np.take_along_axis(places, best, 1).ravel())
+    return np.sort(np.concatenate(found))
+
+
 def similarity(
     together: NDArray[np.float32],
     row_counts: NDArray[np.float64],
@@ -143,29 +177,35 @@ def similarity(
     measure: Measure,
     shrink: float,
 ) -> NDArray[np.float64]:
-    """Similarities of items from counts of users.
+    """Similarities of pairs of items from counts of users.
 
     Args:
-        together: [R, C] how many users took both items.
-        row_counts: [R] how many took the row's item.
-        column_counts: [C] how many took the column's item.
+        together: [E] how many users took both items.
+        row_counts: [E] how many took the one.
+        column_counts: [E] how many took the other.
         n_users: how many there are.
         measure: `"cosine"` c / (sqrt(n_i n_j) + shrink), `"dot"` c, or `"pearson"`, the
             correlation of the two 0/1 columns, shrunk like the cosine.
         shrink: added to the denominator, in users; `"dot"` has none.
 
     Returns:
-        [R, C] float64; 0 where an item has no users.
+        [E] float64; 0 where an item has no users.
     """
-    product = np.outer(row_counts, column_counts)
-    match measure:
-        case "dot":
-            return together.astype(np.float64)
-        case "cosine":
-            return together / np.maximum(np.sqrt(product) + shrink, 1e-12)
-        case "pearson":
-            spread = np.outer(row_counts * (n_users - row_counts), column_counts)
-            spread *= n_users - column_counts
-            return (together - product / n_users) / np.maximum(
-                np.sqrt(spread) / n_users + shrink, 1e-12
-            )
+    if measure == "dot":
+        return together.astype(np.float64)
+    product = row_counts * column_counts
+    if measure == "cosine":
+        np.sqrt(product, out=product)
+        product += shrink
+        np.maximum(product, 1e-12, out=product)
+        return np.divide(together, product, out=product)
+    spread = row_counts * (n_users - row_counts) * column_counts
+    spread *= n_users - column_counts
+    np.sqrt(spread, out=spread)
+    spread /= n_users
+    spread += shrink
+    np.maximum(spread, 1e-12, out=spread)
+    product /= n_users
+    np.subtract(together, product, out=product)
+    product /= spread
+    return product
