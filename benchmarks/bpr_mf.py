@@ -48,6 +48,7 @@ QUESTION = Question(
         Target("BPR-MF, whole fit", "seconds", "implicit"),
     ],
     prepare=exported,
+    rounds=2,
     quick={"data": "ml-100k", "epochs": 2, "implicit_epochs": 5},
 )
 

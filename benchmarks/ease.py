@@ -52,6 +52,7 @@ QUESTION = Question(
     ],
     sides=[Side("ours", ours), Side("bare", bare)],
     targets=[Target("EASE", "seconds", "bare", at_most=1.3)],
+    rounds=2,
     quick={"n_users": 500, "n_items": 300},
 )
 

@@ -105,7 +105,7 @@ QUESTION = Question(
         Side("ours", ours),
         Side("bare", bare),
         Side("implicit", "implicit_lists.py", "n2"),
-        Side("RecBole", "recbole_evaluation.py", "n1", {"eval_rows": 4096}),
+        Side("RecBole", "recbole_evaluation.py", "n1", {"eval_rows": 4096}, rounds=1),
         Side("RecBole, 256", "recbole_evaluation.py", "n1", {"eval_rows": None}),
     ],
     targets=[

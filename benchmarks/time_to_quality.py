@@ -59,7 +59,7 @@ QUESTION = Question(
                 "heads": 2,
                 "length": 200,
                 "batch_size": 128,
-                "cap": 300,
+                "cap": 240,
                 "epochs": 25,
             },
         )
