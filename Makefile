@@ -17,7 +17,6 @@ SECONDS ?= 600
 KILLS ?= 20
 ROUNDS ?=
 QUESTIONS ?= $(basename $(notdir $(shell grep -l "^QUESTION = " benchmarks/*.py)))
-QUESTIONS ?= $(basename $(notdir $(shell grep -l "^QUESTION = " benchmarks/*.py)))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
