@@ -85,9 +85,9 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         responses=ERRORS,
     )
+    add_pages(app, service)  # first: an item's picture before an item whose id has slashes
     _add_asking(app, service)
     _add_telling(app, service)
-    add_pages(app, service)
     _add_errors(app)
     settings = service.settings
     app.add_middleware(Gate, settings=settings, meters=service.meters)
@@ -124,7 +124,7 @@ def _add_asking(app: FastAPI, service: Service) -> None:
         """Why an item scores as it does."""
         return JSONResponse(await service.explain(request))
 
-    @app.get("/items/{item}", response_model=ItemAnswer, responses=NOT_THERE)
+    @app.get("/items/{item:path}", response_model=ItemAnswer, responses=NOT_THERE)
     async def item(
         item: str = Path(max_length=512), model: str | None = Query(None, max_length=128)
     ) -> Response:

@@ -7,6 +7,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +34,8 @@ from tastemaker.serving.wire import (
 
 __all__ = ["Service", "UnknownItemError"]
 
+_WRITERS = 4
+
 
 class UnknownItemError(ConfigError):
     """An item id that the run does not know."""
@@ -53,10 +56,13 @@ class Service:
         self.engine, self.live, self.settings = engine, live, settings
         self._journal = Journal(live.store) if settings.log_served else None
         self.meters = Meters(engine, live, self._journal)
+        # Threads of their own: histories do not wait behind events for a store that is down.
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="events")
 
     def close(self) -> None:
         """Answer what waits, write what is held, let go of the store."""
         self.engine.close()
+        self._writers.shutdown()
         if self._journal is not None:
             self._journal.close()
         self.live.store.close()
@@ -126,7 +132,8 @@ class Service:
         """Keep events; when this returns they are safe, and part of the next answers."""
         self._check("events", len(request.events), self.settings.max_batch)
         events = [Event(**event.model_dump()) for event in request.events]
-        appended = await asyncio.to_thread(self.live.add, events)
+        loop = asyncio.get_running_loop()
+        appended = await loop.run_in_executor(self._writers, self.live.add, events)
         self.meters.events.labels("accepted").inc(appended.accepted)
         self.meters.events.labels("duplicate").inc(appended.duplicates)
         return appended

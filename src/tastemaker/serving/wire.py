@@ -177,7 +177,7 @@ class ScoreAnswer(BaseModel):
 class Reason(BaseModel):
     """One reason for an item."""
 
-    kind: str = Field(description='"item", "path" or "text".')
+    kind: str = Field(description='"item", "title", "field", "path" or "text".')
     item: str | None = None
     title: str | None = None
     text: str | None = None
