@@ -70,7 +70,6 @@ class TiM4Rec(SequentialRecommender):
         targets: Targets = "prefixes"  # "positions": all of a row at once, without times only
         mask_pad_gaps: bool = True  # ours; False: padding counts as events of time 0 (paper's code)
         gate_per_position: bool = False  # the gate between time scales (paper's code: on Beauty)
-        scale_offset: float = 0.0  # added to the time scales (paper: 0); 1 starts without times
         max_length: int = Field(default=50, ge=1)  # most recent events looked at (paper; ML-1M 200)
         dropout: float = Field(default=0.2, ge=0, lt=1)  # paper, ML-1M; 0.4 on Beauty
         time_dropout: float = Field(default=0.2, ge=0, lt=1)  # of normed gaps; Beauty 0 (paper)
@@ -154,7 +153,7 @@ class TiM4Rec(SequentialRecommender):
         if self.times is None:
             return [None] * len(self.layers)
         scales: list[Tensor] = self.times(sequences.columns["timestamp"], sequences.lengths)
-        return [scale + self.config.scale_offset for scale in scales]
+        return scales
 
     def stages(self, data: TrainingSet) -> Sequence[GradientStage]:
         """One gradient stage, over all prefixes or over all positions of one row per user."""
