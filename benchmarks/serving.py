@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import numpy as np
 import polars as pl
 import psutil
 import torch
+import uvloop
 
 from tastemaker.data import Dataset, split
 from tastemaker.experiment.fitting import fit
@@ -67,7 +69,8 @@ class Server:
         command = [sys.executable, "-m", "tastemaker", "serve", f"main={run}", "--port", "0"]
         command += ["--store", store or f"sqlite:///{folder / 'events.db'}"]
         command += [] if config is None else ["--config", str(config)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        told = {**os.environ, "TASTEMAKER_QUIET": "0"}  # the address is read from what it says
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=told)
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if found := re.search(r"http://([\d.]+):(\d+)", line):
@@ -165,10 +168,10 @@ def main() -> None:
         server = Server(make_run(given.keep or folder, given.items), folder)
         try:
             warm = requests(given.items, 200)
-            asyncio.run(load(server, warm, 50))
+            uvloop.run(load(server, warm, 50))
             before = server.memory
             asked = requests(given.items, int(given.seconds * given.rate))
-            found = asyncio.run(load(server, asked, given.rate))
+            found = uvloop.run(load(server, asked, given.rate))
             after = server.memory
         finally:
             server.process.terminate()
