@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -75,6 +76,8 @@ class Server:
         for line in self.process.stderr:
             if found := re.search(r"http://([\d.]+):(\d+)", line):
                 self.host, self.port = found[1], int(found[2])
+                # What it says later is read, too: a full pipe would stop it.
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
                 return
         raise SystemExit("the server did not start")
 
