@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from tastemaker.errors import TastemakerError
 
-__all__ = ["Appended", "Event", "EventStore", "Served", "StoreUnavailableError", "StoredEvent"]
+__all__ = [
+    "Appended",
+    "Event",
+    "EventStore",
+    "Row",
+    "Served",
+    "StoreUnavailableError",
+    "StoredEvent",
+    "event_rows",
+    "in_batches",
+    "served_of",
+    "served_rows",
+    "stored_of",
+]
+
+Row = tuple[Any, ...]
 
 SCHEMA = 1  # version of the tables; a store of another version is refused
 
@@ -113,3 +129,37 @@ class EventStore(Protocol):
     def close(self) -> None:
         """Let go of connections; nothing may be asked afterwards."""
         ...
+
+
+# Rows of the tables, the same in every database: events are (number, event_id, user, item,
+# timestamp, behavior, label, at), answers (request_id, at, user, model, run, items, basis).
+
+
+def event_rows(events: Sequence[Event], at: float) -> list[Row]:
+    """Rows to insert, without the number; an event without a time counts from its arrival `at`."""
+    return [(*event, at if event.timestamp is None else event.timestamp) for event in events]
+
+
+def stored_of(row: Row) -> StoredEvent:
+    """The event of a row."""
+    return StoredEvent(row[0], Event(*row[1:7]), row[7])
+
+
+def served_rows(served: Sequence[Served]) -> list[Row]:
+    """Rows to insert; the items of an answer are JSON."""
+    return [(*answer[:5], json.dumps(list(answer.items)), answer.basis) for answer in served]
+
+
+def served_of(row: Row) -> Served:
+    """The answer of a row."""
+    request_id, at, user, model, run, items, basis = row
+    return Served(request_id, at, user, model, run, json.loads(items), basis)
+
+
+def in_batches(
+    fetch: Callable[[int, int], Sequence[Row]], after: int, batch: int
+) -> Iterator[list[StoredEvent]]:
+    """Events in order of arrival, by questions of the form "`batch` rows after this number"."""
+    while rows := fetch(after, batch):
+        yield [stored_of(row) for row in rows]
+        after = rows[-1][0]

@@ -6,7 +6,6 @@ The same tables as the embedded store, in the schema that the connection's searc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,15 @@ from tastemaker.serving.store.base import (
     SCHEMA,
     Appended,
     Event,
+    Row,
     Served,
     StoredEvent,
     StoreUnavailableError,
+    event_rows,
+    in_batches,
+    served_of,
+    served_rows,
+    stored_of,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +105,7 @@ class PostgresStore:
         """See `EventStore.append`."""
         if not events:
             return Appended(0, 0)
-        rows = [(*event, at if event.timestamp is None else event.timestamp) for event in events]
+        rows = event_rows(events, at)
         with self._connected() as connection:
             columns = list(zip(*rows, strict=True))
             done = connection.execute(
@@ -121,25 +126,24 @@ class PostgresStore:
                 "ORDER BY at DESC, number DESC LIMIT %s",
                 (user, limit),
             ).fetchall()
-        return [_stored(row) for row in reversed(rows)]
+        return [stored_of(row) for row in reversed(rows)]
 
     def events(self, after: int = 0, batch: int = 10_000) -> Iterator[list[StoredEvent]]:
         """See `EventStore.events`."""
-        while True:
+
+        def fetch(start: int, count: int) -> list[Row]:
             with self._connected() as connection:
-                rows = connection.execute(
+                return connection.execute(
                     f"SELECT {_COLUMNS} FROM tastemaker_events WHERE number > %s "  # noqa: S608
                     "ORDER BY number LIMIT %s",
-                    (after, batch),
+                    (start, count),
                 ).fetchall()
-            if not rows:
-                return
-            yield [_stored(row) for row in rows]
-            after = rows[-1][0]
+
+        return in_batches(fetch, after, batch)
 
     def log(self, served: Sequence[Served]) -> None:
         """See `EventStore.log`."""
-        rows = [(*answer[:5], json.dumps(list(answer.items)), answer.basis) for answer in served]
+        rows = served_rows(served)
         with self._connected() as connection, connection.cursor() as cursor:
             cursor.executemany(
                 'INSERT INTO tastemaker_served (request_id, at, "user", model, run, items, basis) '
@@ -155,10 +159,7 @@ class PostgresStore:
                 "ORDER BY number DESC LIMIT %s",
                 (limit,),
             ).fetchall()
-        return [
-            Served(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]), row[6])
-            for row in rows
-        ]
+        return [served_of(row) for row in rows]
 
     def ping(self) -> None:
         """See `EventStore.ping`."""
@@ -179,7 +180,3 @@ class PostgresStore:
             raise StoreUnavailableError(
                 f"the event store in PostgreSQL does not answer: {' '.join(str(error).split())}"
             ) from error
-
-
-def _stored(row: tuple[Any, ...]) -> StoredEvent:
-    return StoredEvent(row[0], Event(*row[1:7]), row[7])

@@ -6,22 +6,26 @@ writer. One connection per thread; writers take turns.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tastemaker.errors import RunError
 from tastemaker.serving.store.base import (
     SCHEMA,
     Appended,
     Event,
+    Row,
     Served,
     StoredEvent,
     StoreUnavailableError,
+    event_rows,
+    in_batches,
+    served_of,
+    served_rows,
+    stored_of,
 )
 
 __all__ = ["SqliteStore"]
@@ -81,7 +85,7 @@ class SqliteStore:
 
     def append(self, events: Sequence[Event], at: float) -> Appended:
         """See `EventStore.append`."""
-        rows = [(*event, at if event.timestamp is None else event.timestamp) for event in events]
+        rows = event_rows(events, at)
         with self._turn(), self._connected() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             before = connection.total_changes
@@ -101,25 +105,24 @@ class SqliteStore:
                 "ORDER BY at DESC, number DESC LIMIT ?",
                 (user, limit),
             ).fetchall()
-        return [_stored(row) for row in reversed(rows)]
+        return [stored_of(row) for row in reversed(rows)]
 
     def events(self, after: int = 0, batch: int = 10_000) -> Iterator[list[StoredEvent]]:
         """See `EventStore.events`."""
-        while True:
+
+        def fetch(start: int, count: int) -> list[Row]:
             with self._connected() as connection:
-                rows = connection.execute(
+                return connection.execute(
                     f"SELECT {_COLUMNS} FROM events WHERE number > ? "  # noqa: S608
                     "ORDER BY number LIMIT ?",
-                    (after, batch),
+                    (start, count),
                 ).fetchall()
-            if not rows:
-                return
-            yield [_stored(row) for row in rows]
-            after = rows[-1][0]
+
+        return in_batches(fetch, after, batch)
 
     def log(self, served: Sequence[Served]) -> None:
         """See `EventStore.log`."""
-        rows = [(*answer[:5], json.dumps(list(answer.items)), answer.basis) for answer in served]
+        rows = served_rows(served)
         with self._turn(), self._connected() as connection, connection:
             connection.executemany(
                 "INSERT INTO served (request_id, at, user, model, run, items, basis) "
@@ -135,10 +138,7 @@ class SqliteStore:
                 "ORDER BY number DESC LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [
-            Served(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]), row[6])
-            for row in rows
-        ]
+        return [served_of(row) for row in rows]
 
     def ping(self) -> None:
         """See `EventStore.ping`: whether the file can be written."""
@@ -200,7 +200,3 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             connection.execute("INSERT INTO meta VALUES (?)", (SCHEMA,))
             return SCHEMA
     return int(row[0])
-
-
-def _stored(row: tuple[Any, ...]) -> StoredEvent:
-    return StoredEvent(row[0], Event(*row[1:7]), row[7])
