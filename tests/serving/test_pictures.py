@@ -147,7 +147,7 @@ def test_a_run_cannot_name_files_to_be_served(tmp_path, pictures):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser; on Debian: apt-get install chromium")
 def test_the_page_shows_them(app):
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -159,10 +159,9 @@ def test_the_page_shows_them(app):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}")
-        page.wait_for_function(
-            "[...document.querySelectorAll('.list[data-place=\"0\"] img')]"
-            ".filter((image) => image.naturalWidth === 8).length === 3"
-        )
+        for name in "abc":
+            shown = page.locator(f'.list[data-place="0"] img[src="items/{name}/picture"]')
+            expect(shown).to_have_js_property("naturalWidth", 8)
         browser.close()
     server.should_exit = True
     thread.join()
