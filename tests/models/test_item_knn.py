@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from tastemaker.data import Queries
-from tastemaker.models.collaborative import item_knn
+from tastemaker.models.collaborative import cooccurrence, item_knn
 from tastemaker.models.collaborative.item_knn import ItemKNN
 from tests.models.toys import (
     all_queries,
@@ -48,10 +48,13 @@ def keep_best(S: np.ndarray, k: int) -> np.ndarray:
     return kept
 
 
+@pytest.mark.parametrize("dear", [0, 10**9])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("measure", ["cosine", "dot", "pearson"])
-def test_scores_are_the_history_times_the_kept_similarities(measure, normalize, monkeypatch):
-    monkeypatch.setattr(item_knn, "_BLOCK", 170)  # blocks of three items
+def test_scores_are_the_history_times_the_kept_similarities(measure, normalize, dear, monkeypatch):
+    monkeypatch.setattr(cooccurrence, "_DENSE", dear)  # never dense, or always
+    monkeypatch.setattr(cooccurrence, "_WIDTH", 7)
+    monkeypatch.setattr(cooccurrence, "_PAIRS", 170)  # blocks of about three items
     X = random_matrix()
     data = training_set(X)
     settings = {"similarity": measure, "shrink": 2.0, "normalize": normalize}
@@ -64,7 +67,9 @@ def test_scores_are_the_history_times_the_kept_similarities(measure, normalize, 
     np.testing.assert_allclose(found, X @ S, rtol=1e-5, atol=1e-6)
 
 
-def test_each_scored_item_keeps_its_nearest():
+@pytest.mark.parametrize("dear", [0, 10**9])
+def test_each_scored_item_keeps_its_nearest(dear, monkeypatch):
+    monkeypatch.setattr(cooccurrence, "_DENSE", dear)
     data = training_set(random_matrix(200, 30, seed=3))
     model = fitted(ItemKNN, data, num_neighbors=4, shrink=0.37)
     # A history of item i alone shows row i of S.
@@ -77,22 +82,20 @@ def test_each_scored_item_keeps_its_nearest():
 
 def test_pearson_is_the_correlation_of_the_columns():
     X = random_matrix(seed=1)
-    counts = X.sum(0).astype(np.float64)
-    found = item_knn.similarity(X.T @ X, counts[:, None], counts, len(X), "pearson", 0.0)
+    together, counts = torch.from_numpy(X.T @ X), torch.from_numpy(X.sum(0))
+    found = item_knn.similarity(together, counts[:, None], counts, len(X), "pearson", 0.0)
     for i, j in [(0, 1), (3, 7), (20, 40)]:
         expected = stats.pearsonr(X[:, i], X[:, j]).statistic
-        assert found[i, j] == pytest.approx(expected, abs=1e-6)
+        assert float(found[i, j]) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 50])
-def test_best_of_rows_are_those_of_a_sort(k):
-    rows = [[], [3.0], [1.0, 5.0, 2.0], [0.5], list(np.random.default_rng(0).random(37))]
-    offsets = np.cumsum([0, *map(len, rows)])
-    values = np.concatenate([np.array(row) for row in rows])
-    found = item_knn.best_of_rows(values, offsets, k)
-    expected = [sorted(row)[::-1][:k] for row in rows]
-    row_of = np.searchsorted(offsets, found, side="right") - 1
-    assert [sorted(values[found[row_of == b]])[::-1] for b in range(len(rows))] == expected
+def test_items_nobody_took_have_no_neighbours():
+    X = random_matrix(60, 40, seed=2)
+    X[:, [0, 17, 39]] = 0.0
+    scores = fitted(ItemKNN, training_set(X)).score(Queries.from_histories([[3, 8], [17]]))
+    assert scores[0].count_nonzero() > 0
+    assert scores[0, [0, 17, 39]].count_nonzero() == 0
+    assert scores[1].count_nonzero() == 0
 
 
 def test_repeated_events_count_once():

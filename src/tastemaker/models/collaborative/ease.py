@@ -28,6 +28,7 @@ from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Ragged
 from tastemaker.errors import DataError
 from tastemaker.models.base import ModelConfig, settings
+from tastemaker.models.collaborative.cooccurrence import Cooccurrence
 from tastemaker.models.collaborative.histories import sum_rows
 from tastemaker.models.collaborative.item_to_item import ItemToItem
 from tastemaker.models.search import LogUniform
@@ -74,11 +75,11 @@ class EASE(ItemToItem):
         return [ComputeStage("invert", lambda: self._fit(data), self._keep)]
 
     def _fit(self, data: TrainingSet) -> Mapping[str, Tensor]:
-        matrix = data.matrix()  # [U, N]
-        gram = (matrix.T @ matrix).toarray().astype(self.config.precision, copy=False)
-        inverse = torch.from_numpy(gram).to(self.device)
+        gram = Cooccurrence(data.matrix()).matrix()
+        inverse = gram.to(self.device, getattr(torch, self.config.precision))
         inverse.diagonal().add_(self.config.regularization)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
+        torch.linalg.cholesky(inverse, out=inverse)
+        inverse = torch.cholesky_inverse(inverse)
         inverse.div_(-inverse.diagonal().clone())  # column j by -P_jj
         inverse.fill_diagonal_(0.0)
         counts = torch.from_numpy(data.item_counts().astype(np.float32))

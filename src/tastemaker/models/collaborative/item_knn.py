@@ -8,14 +8,15 @@ scored item and the items of the history.
 What we changed: a shrinkage term in every denominator, which matters on sparse data, and a choice
 of similarities.
 
-Cost: sum over users of |history|^2 operations, plus one comparison per pair of items that a user
-took both; memory 12 bytes x n_items x num_neighbors and one block of pairs.
+Cost: counting pairs (`cooccurrence`), plus one comparison per pair of items that a user took both;
+memory 12 bytes x n_items x num_neighbors and a block of pairs on each thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,16 +28,12 @@ from tastemaker.console import Progress
 from tastemaker.data import Dataset, TrainingSet
 from tastemaker.data.queries import Ragged
 from tastemaker.models.base import ModelConfig, settings
+from tastemaker.models.collaborative.cooccurrence import Cooccurrence
 from tastemaker.models.collaborative.item_to_item import ItemToItem
 from tastemaker.models.search import Choice, Integer, LogUniform
 from tastemaker.training.stages import ComputeStage, Stage
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
-__all__ = ["ItemKNN", "best_of_rows", "similarity"]
-
-_BLOCK = 1 << 21  # pairs of items at most at once: 16 MB of float64
+__all__ = ["ItemKNN", "similarity"]
 
 Measure = Literal["cosine", "dot", "pearson"]
 
@@ -80,47 +77,54 @@ class ItemKNN(ItemToItem):
         return [ComputeStage("similarities", lambda: self._fit(data), self._keep)]
 
     def _fit(self, data: TrainingSet) -> Mapping[str, Tensor]:
-        users = data.matrix()  # [U, N]
-        columns = users.T.tocsr()  # [N, U]
-        counts = np.diff(columns.indptr).astype(np.float64)
-        block = max(1, _BLOCK // self.n_items)
+        from scipy.sparse import csr_array
+
+        log = Cooccurrence(data.matrix())
+        threads = 1 if log.is_dense else torch.get_num_threads()
         found = []
-        with Progress("item-knn", self.n_items, unit="items") as progress:
-            for start in range(0, self.n_items, block):
-                rows = slice(start, min(start + block, self.n_items))
-                together = (columns[rows] @ users).tocsr()
-                found.append(self._nearest(together, start, counts, data.n_users))
-                progress.advance(rows.stop - rows.start)
-        near, scored, weights = (np.concatenate(part) for part in zip(*found, strict=True))
+        with ThreadPoolExecutor(threads) as pool, Progress("item-knn", self.n_items) as progress:
+            for some in pool.map(lambda items: self._nearest(log, items), log.blocks()):
+                found.append(some)
+                progress.advance(len(some[0]))
+        scored, lengths, near, weights = (np.concatenate(part) for part in zip(*found, strict=True))
         if self.config.normalize:
             weights = weights / np.bincount(near, weights, minlength=self.n_items)[near]
-        order = np.argsort(near, kind="stable")  # by the item of the history
-        lengths = np.bincount(near, minlength=self.n_items)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(near.dtype)
+        by_scored = csr_array((weights, near, offsets), shape=(len(scored), self.n_items))
+        by_near = by_scored.tocsc()  # by the item of the history
         return {
-            "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-            "scored": torch.from_numpy(scored[order]),
-            "weights": torch.from_numpy(weights[order].astype(np.float32)),
+            "offsets": torch.from_numpy(by_near.indptr.astype(np.int64)),
+            "scored": torch.from_numpy(scored[by_near.indices]),
+            "weights": torch.from_numpy(by_near.data.astype(np.float32)),
             "counts": torch.from_numpy(data.item_counts().astype(np.float32)),
         }
 
-    def _nearest(
-        self, together: csr_array, first: int, counts: NDArray[np.float64], n_users: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """The positive neighbours of a block of scored items: neighbour, scored item, weight.
+    def _nearest(self, log: Cooccurrence, items: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """The positive neighbours of a block of scored items.
 
-        Items that no user took together are no neighbours by any similarity, so only the entries
-        of `together` [block, N], whose first row is item `first`, are looked at.
+        Items that no user took together are no neighbours by any similarity.
+
+        Args:
+            log: the counts.
+            items: [b] a block of it.
+
+        Returns:
+            `items`, how many neighbours each has [b], and the neighbours and similarities.
         """
-        config = self.config
-        scored = first + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
-        near = together.indices.astype(np.int64)
+        config, own, counts = self.config, torch.from_numpy(items)[:, None], log.counts
+        near, together = log.together(items)
+        others = counts if near is None else counts.index_select(0, near.flatten()).view_as(near)
         values = similarity(
-            together.data, counts[scored], counts[near], n_users, config.similarity, config.shrink
+            together, counts[own], others, log.n_users, config.similarity, config.shrink
         )
-        values[near == scored] = 0.0
-        best = best_of_rows(values, together.indptr.astype(np.int64), config.num_neighbors)
-        best = best[values[best] > 0]
-        return near[best], scored[best], values[best]
+        if near is None:
+            values.scatter_(1, own, 0.0)
+        else:
+            values.masked_fill_(near == own.int(), 0.0)
+        values, best = torch.topk(values, min(config.num_neighbors, values.shape[1]), sorted=False)
+        kept = values > 0
+        chosen = best if near is None else near.gather(1, best)
+        return items, kept.sum(1).numpy(), chosen[kept].numpy(), values[kept].numpy()
 
     def _keep(self, product: Mapping[str, Tensor]) -> None:
         for name, value in product.items():
@@ -142,70 +146,33 @@ class ItemKNN(ItemToItem):
         return scores.view(len(histories), self.n_items)
 
 
-def best_of_rows(
-    values: NDArray[np.float64], offsets: NDArray[np.int64], k: int
-) -> NDArray[np.int64]:
-    """Where the k largest values of each row stand, rising; all of a row with no more than k.
-
-    Rows are taken together with others of their length, to a power of two.
-
-    Args:
-        values: [E], row b at `offsets[b]:offsets[b + 1]`.
-        offsets: [B + 1].
-        k: how many.
-    """
-    lengths = np.diff(offsets)
-    short = np.repeat(lengths <= k, lengths)
-    found, width = [np.flatnonzero(short)], k
-    while width < lengths.max(initial=0):
-        rows = np.flatnonzero((lengths > width) & (lengths <= 2 * width))
-        width *= 2
-        if len(rows):
-            places = offsets[rows, None] + np.arange(width)  # [rows, width]
-            inside = places < offsets[rows + 1, None]
-            padded = np.where(inside, values[np.minimum(places, len(values) - 1)], -np.inf)
-            best = torch.topk(torch.from_numpy(padded), k, dim=1, sorted=False).indices.numpy()
-            found.append(np.take_along_axis(places, best, 1).ravel())
-    return np.sort(np.concatenate(found))
-
-
 def similarity(
-    together: NDArray[np.float32],
-    row_counts: NDArray[np.float64],
-    column_counts: NDArray[np.float64],
+    together: Tensor,
+    row_counts: Tensor,
+    column_counts: Tensor,
     n_users: int,
     measure: Measure,
     shrink: float,
-) -> NDArray[np.float64]:
+) -> Tensor:
     """Similarities of pairs of items from counts of users.
 
     Args:
-        together: [E] how many users took both items.
-        row_counts: [E] how many took the one.
-        column_counts: [E] how many took the other.
+        together: float, how many users took both items.
+        row_counts: float, how many took the one; any shape that goes with `together`.
+        column_counts: float, how many took the other, likewise.
         n_users: how many there are.
         measure: `"cosine"` c / (sqrt(n_i n_j) + shrink), `"dot"` c, or `"pearson"`, the
             correlation of the two 0/1 columns, shrunk like the cosine.
         shrink: added to the denominator, in users; `"dot"` has none.
 
     Returns:
-        [E] float64; 0 where an item has no users.
+        Of the shape and dtype of `together`; 0 where an item has no users.
     """
     if measure == "dot":
-        return together.astype(np.float64)
-    product = row_counts * column_counts
+        return together.clone()
     if measure == "cosine":
-        np.sqrt(product, out=product)
-        product += shrink
-        np.maximum(product, 1e-12, out=product)
-        return np.divide(together, product, out=product)
-    spread = row_counts * (n_users - row_counts) * column_counts
-    spread *= n_users - column_counts
-    np.sqrt(spread, out=spread)
-    spread /= n_users
-    spread += shrink
-    np.maximum(spread, 1e-12, out=spread)
-    product /= n_users
-    np.subtract(together, product, out=product)
-    product /= spread
-    return product
+        size = row_counts.sqrt() * column_counts.sqrt()
+        return together / size.add_(shrink).clamp_(min=1e-12)
+    row_share, column_share = row_counts / n_users, column_counts / n_users
+    spread = (row_counts * (1 - row_share)).sqrt() * (column_counts * (1 - column_share)).sqrt()
+    return (together - row_share * column_counts) / spread.add_(shrink).clamp_(min=1e-12)
