@@ -45,8 +45,9 @@ class Cooccurrence:
         self._matrix = matrix
         self._columns = matrix.T.tocsr()  # [N, U]
         self.counts = torch.from_numpy(np.diff(self._columns.indptr)).float()
-        self._work = self._columns @ np.diff(matrix.indptr)  # [N] additions of a sparse product
-        self.is_dense = bool(_DENSE * self._work.sum() >= matrix.nnz * self.n_items)
+        self._lengths = np.diff(matrix.indptr).astype(np.float64)  # [U] of the histories
+        sparse, dense = np.square(self._lengths).sum(), float(matrix.nnz) * self.n_items
+        self.is_dense = bool(_DENSE * sparse >= dense)  # by how many additions either takes
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """Items, some at a time: all in order if dense, else those with pairs, the most first."""
@@ -54,7 +55,7 @@ class Cooccurrence:
             for start in range(0, self.n_items, _WIDTH):
                 yield np.arange(start, min(start + _WIDTH, self.n_items))
             return
-        pairs = np.minimum(self._work, self.n_items)  # at most
+        pairs = np.minimum(self._columns @ self._lengths, self.n_items)  # at most
         order = np.argsort(-pairs, kind="stable")[: np.count_nonzero(pairs)]
         first = 0
         while first < len(order):
@@ -77,13 +78,14 @@ class Cooccurrence:
 
     def matrix(self) -> Tensor:
         """All counts, [N, N] float32."""
-        counts = torch.zeros(self.n_items, self.n_items)
         if self.is_dense:
+            counts = torch.empty(self.n_items, self.n_items)
             for items in self.blocks():
                 block = slice(items[0], items[-1] + 1)
                 found = self._dense(items, first=items[0])
                 counts[block, items[0] :], counts[items[0] :, block] = found, found.T
             return counts
+        counts = torch.zeros(self.n_items, self.n_items)
 
         def fill(items: NDArray[np.int64]) -> None:
             counts.numpy()[items] = (self._columns[items] @ self._matrix).toarray()
