@@ -2,9 +2,10 @@
 
 Operations of a target are counted over some batches, forward and backward, by torch's counter
 (matrix products and attention), and for LightGCN the sparse products by hand: two operations an
-edge, column and direction. Times the targets a second of the real loop they make operations a
-second; `utilisation` is their share of the largest square matrix product in the same arithmetic,
-measured in the same process.
+edge, column and direction, forward and backward. Times the targets a second of the real loop they
+make operations a second; `utilisation` is their share of a large square matrix product in the
+arithmetic of the training (bfloat16 where the processor has it, float32 for LightGCN), measured in
+the same process.
 """
 
 from __future__ import annotations
@@ -26,17 +27,16 @@ from tastemaker.training.stages import GradientStage
 SIZE = 2048  # of the square matrices
 
 
-def arithmetic() -> tuple[torch.dtype, AbstractContextManager[object]]:
-    """What `precision="auto"` computes in here."""
-    dtype = autocast_dtype("auto", torch.device("cpu"))
+def arithmetic(precision: str) -> tuple[torch.dtype, AbstractContextManager[object]]:
+    """What a setting of `precision` computes in here."""
+    dtype = autocast_dtype(precision, torch.device("cpu"))
     if dtype is None:
         return torch.float32, nullcontext()
     return dtype, torch.autocast("cpu", dtype)
 
 
-def peak() -> float:
+def peak(dtype: torch.dtype) -> float:
     """Operations a second of a matrix product, the best of some."""
-    dtype, _ = arithmetic()
     left, right = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
     return 2 * SIZE**3 / min(seconds_of(lambda: left @ right) for _ in range(10))
 
@@ -46,7 +46,8 @@ def operations(model: Recommender, data: TrainingSet, batches: int) -> float:
     stage = next(s for s in model.train().stages(data) if isinstance(s, GradientStage))
     (objective,) = stage.objectives
     generator, targets = np.random.default_rng(0), 0.0
-    counter, (_, autocast) = FlopCounterMode(display=False), arithmetic()
+    counter = FlopCounterMode(display=False)
+    _, autocast = arithmetic(model.config.precision)
     plan = list(objective.batches.plan(generator))[:batches]
     with counter, autocast:
         for rows in plan:
@@ -68,7 +69,8 @@ def ours(given: SimpleNamespace) -> Numbers:
         sparse = 0.0
     each = operations(model, train, given.batches) + sparse
     rate = training_rate(model, train, seconds=given.seconds, warm=given.warm, seed=given.seed)
-    achieved, most = each * rate["targets_per_second"], peak()
+    dtype, _ = arithmetic(model.config.precision)
+    achieved, most = each * rate["targets_per_second"], peak(dtype)
     return {
         **rate,
         "gigaflops": achieved / 1e9,

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -193,12 +194,21 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, matrix: Tensor, transpose: Tensor, nodes: Tensor) -> Tensor:
         ctx.matrices = matrix, transpose
         with torch.autocast(nodes.device.type, enabled=False):
-            return matrix @ nodes
+            return _sums(matrix, nodes.detach())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
         matrix, transpose = ctx.matrices
         return None, None, product(transpose, gradients[0], matrix)
+
+
+def _sums(matrix: Tensor, nodes: Tensor) -> Tensor:
+    """`matrix @ nodes`; on a CPU as an embedding bag, which adds in the same order, but faster."""
+    if nodes.device.type != "cpu":
+        return matrix @ nodes
+    offsets, values = matrix.crow_indices()[:-1], matrix.values()
+    columns = matrix.col_indices()
+    return F.embedding_bag(columns, nodes, offsets, mode="sum", per_sample_weights=values)
 
 
 def product(matrix: Tensor, nodes: Tensor, transpose: Tensor) -> Tensor:
