@@ -43,8 +43,17 @@ def test_children_are_exactly_the_codes_that_follow():
     found = trie.children(0, torch.tensor([[0]]))
     assert found.codes.tolist() == [[[0, 1]]]
     found = trie.children(1, torch.tensor([[0, 1, -1]]))  # prefixes 0 and 1, and no node
-    assert found.codes.tolist() == [[[3, 0], [0, 2], [0, 0]]]
     assert found.valid.tolist() == [[[True, False], [True, True], [False, False]]]
+    assert found.codes[found.valid].tolist() == [3, 0, 2]
+    assert found.nodes[found.valid].tolist() == [0, 1, 2]
+
+
+def paths(trie: Trie) -> torch.Tensor:
+    """[H, N] int64: the node at depth 1, ..., H above each leaf, from leaf to root."""
+    nodes = [torch.arange(len(trie))]
+    for parents in reversed(trie.parents[1:]):
+        nodes.append(parents[nodes[-1]])
+    return torch.stack(nodes[::-1])
 
 
 def test_every_tuple_leads_to_its_item_and_nothing_else_does():
@@ -57,13 +66,14 @@ def test_every_tuple_leads_to_its_item_and_nothing_else_does():
         assert (None if node is None else int(trie.items[node])) == expected
 
 
-def test_paths_and_parents_lead_from_leaves_to_the_root():
+def test_parents_lead_from_leaves_to_the_root():
     tuples = random_tuples()
     trie = Trie.of(tuples)
+    above = paths(trie)
     for leaf in range(len(trie)):
         row = tuples[trie.items[leaf]].tolist()
         for depth in range(3):
-            assert int(trie.paths[depth, leaf]) == walked(trie, tuple(row[: depth + 1]))
+            assert int(above[depth, leaf]) == walked(trie, tuple(row[: depth + 1]))
 
 
 def test_some_items_alone_make_a_smaller_trie():
@@ -86,7 +96,7 @@ def test_what_is_closed_is_what_has_no_other_item_behind_it():
     items = torch.from_numpy(generator.integers(0, 45, 72))  # some twice, some nobody's
     items[:40] = torch.arange(40).where(torch.arange(40) < 38, 0)
     rows[:40] = 0
-    closed = trie.closed_to(rows, items)
+    closed, above = trie.closed_to(rows, items), paths(trie)
     for depth in range(3):
         found = {
             (row, parent, place)
@@ -101,7 +111,7 @@ def test_what_is_closed_is_what_has_no_other_item_behind_it():
         for row in range(6):
             banned = set(items[rows == row].tolist())
             for node in range(len(trie.codes[depth])):
-                behind = set(trie.items[trie.paths[depth] == node].tolist())
+                behind = set(trie.items[above[depth] == node].tolist())
                 if behind <= banned:
                     parent = int(trie.parents[depth][node])
                     expected.add((row, parent, node - int(trie.offsets[depth][parent])))

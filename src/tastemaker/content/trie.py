@@ -2,7 +2,8 @@
 
 Nodes of a depth are numbered in the order of their prefixes, so the children of a node lie
 together, and a trie is one array of offsets and one of codes per depth. It takes O(N H) numbers
-and one sort to build; nothing in it loops over items.
+and one sort to build; nothing in it loops over items. What follows B x W nodes is found in O(1)
+gathers of B x W x C numbers, C the most children of those nodes.
 """
 
 from __future__ import annotations
@@ -12,24 +13,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Children", "Closed", "Trie"]
-
-
-@dataclass(frozen=True)
-class Children:
-    """What may follow each of B x W nodes, padded to the most children, C, at least one.
-
-    Attributes:
-        nodes: [B, W, C] int64 node numbers of the next depth; arbitrary where not valid.
-        codes: [B, W, C] int64 the code that leads to each; 0 where not valid.
-        valid: [B, W, C] bool.
-    """
-
-    nodes: Tensor
-    codes: Tensor
-    valid: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +32,40 @@ class Closed:
     rows: Tensor
     parents: Tensor
     places: Tensor
+
+
+@dataclass(frozen=True)
+class Children:
+    """What may follow each of B x W nodes, padded to the most children, C, at least one.
+
+    Attributes:
+        parents: [B, W] int64, the nodes they follow; -1 is a place without a node.
+        nodes: [B, W, C] int64 node numbers of the next depth; arbitrary where not valid.
+        codes: [B, W, C] int64 the code that leads to each; any code where not valid.
+        valid: [B, W, C] bool.
+    """
+
+    parents: Tensor
+    nodes: Tensor
+    codes: Tensor
+    valid: Tensor
+
+    def among(self, log_probabilities: Tensor, closed: Closed | None = None) -> Tensor:
+        """Those of the children, [B, W, C] float32, of all codes' [B, W, V] float.
+
+        They are -inf where a child is not valid or closed to the query.
+        """
+        found = log_probabilities.gather(2, self.codes).float()
+        found.masked_fill_(~self.valid, -torch.inf)
+        if closed is not None and len(closed.rows):
+            beside = self.parents[closed.rows] == closed.parents[:, None]  # [X, W]
+            pair, beam = beside.nonzero(as_tuple=True)
+            found[closed.rows[pair], beam, closed.places[pair]] = -torch.inf
+        return found
+
+    def chosen(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The nodes and codes, [B, K] int64 each, at places [B, K] int64 of W x C."""
+        return self.nodes.flatten(1).gather(1, places), self.codes.flatten(1).gather(1, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,24 +127,27 @@ class Trie:
 
     def children(self, depth: int, nodes: Tensor) -> Children:
         """What may follow nodes [B, W] int64 of a depth; -1 is a place without a node."""
-        offsets = self.offsets[depth]
-        safe = nodes.clamp(min=0)
-        first = offsets[safe]
-        counts = (offsets[safe + 1] - first).masked_fill_(nodes < 0, 0)
-        places = torch.arange(max(int(counts.max()), 1), device=nodes.device)
-        valid = places < counts[:, :, None]
-        found = (first[:, :, None] + places).clamp_(max=len(self.codes[depth]) - 1)
-        return Children(found, self.codes[depth][found].masked_fill_(~valid, 0), valid)
+        codes, counts, places = self._tables[depth]
+        present = counts[nodes]
+        places = places[: max(int(present.max()), 1)]
+        found = self.offsets[depth][nodes][:, :, None] + places
+        return Children(nodes, found, codes[found], places < present[:, :, None])
 
     @cached_property
-    def paths(self) -> Tensor:
-        """[H, N] int64: the node at depth 1, 2, ..., H above each leaf."""
-        nodes = torch.arange(len(self), device=self.items.device)
-        paths = [nodes]
-        for depth in range(self.num_levels - 1, 0, -1):
-            nodes = self.parents[depth][nodes]
-            paths.append(nodes)
-        return torch.stack(paths[::-1])
+    def _tables(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each depth, what `children` reads without a look at the bounds.
+
+        The codes with room behind them for the children of a node that has none; the number of
+        children of each node, and 0 for node -1, whose offset is the last; the numbers of children.
+        """
+        tables = []
+        for offsets, codes in zip(self.offsets, self.codes, strict=True):
+            counts = offsets.diff(append=offsets[-1:])
+            most = max(int(counts.max()), 1)
+            room = codes.new_zeros(most)
+            places = torch.arange(most, device=codes.device)
+            tables.append((torch.cat([codes, room]), counts, places))
+        return tables
 
     @cached_property
     def parents(self) -> tuple[Tensor, ...]:
@@ -139,41 +163,43 @@ class Trie:
         """The leaf of each item, or -1 where it has none; int64, shaped as `items`."""
         if not len(self):
             return torch.full_like(items, -1)
-        order = self.items.argsort()
-        sorted_items = self.items[order]
-        place = torch.searchsorted(sorted_items, items).clamp(max=len(self) - 1)
-        return order[place].masked_fill(sorted_items[place] != items, -1)
+        owned, order = self._by_item
+        place = torch.searchsorted(owned, items).clamp_(max=len(self) - 1)
+        return order[place].masked_fill_(owned[place] != items, -1)
+
+    @cached_property
+    def _by_item(self) -> tuple[Tensor, Tensor]:
+        """The items in rising order and the leaf of each, [N] int64 each."""
+        owned, order = self.items.sort()
+        return owned, order
 
     def closed_to(self, rows: Tensor, items: Tensor) -> list[Closed]:
         """What queries may not enter when they must not get some items, one entry a depth.
+
+        From the leaves upwards: a node is closed when all its children are, so that few remain.
+        It takes O(X log X) at the leaves, on the CPU.
 
         Args:
             rows: [X] int64 query numbers.
             items: [X] int64, the item excluded from the query of that row; others are ignored.
         """
-        leaves = self.leaves_of(items)
-        rows, leaves = rows[leaves >= 0], leaves[leaves >= 0]
-        pairs = torch.unique(rows * len(self) + leaves)
-        rows, leaves = (
-            pairs.div(max(len(self), 1), rounding_mode="floor"),
-            pairs % max(len(self), 1),
-        )
-        closed = []
-        for depth, (path, sizes) in enumerate(zip(self.paths, self._sizes, strict=True)):
-            n_nodes = len(sizes)
-            keys, counts = torch.unique(rows * n_nodes + path[leaves], return_counts=True)
-            nodes = keys % max(n_nodes, 1)
-            full = counts == sizes[nodes]
-            nodes, keys = nodes[full], keys[full]
-            parents = self.parents[depth][nodes]
-            where = keys.div(max(n_nodes, 1), rounding_mode="floor")
-            closed.append(Closed(where, parents, nodes - self.offsets[depth][parents]))
-        return closed
+        leaves, where = self.leaves_of(items).cpu().numpy(), rows.cpu().numpy()
+        known, size = leaves >= 0, max(len(self), 1)
+        where, nodes = np.divmod(np.unique(where[known] * size + leaves[known]), size)
+        closed: list[Closed] = []
+        for offsets, above in reversed(self._on_host):
+            parents = above[nodes]
+            arrays = (where, parents, nodes - offsets[parents])
+            closed.append(Closed(*(torch.from_numpy(each).to(rows.device) for each in arrays)))
+            size = len(offsets)
+            keys, counts = np.unique(where * size + parents, return_counts=True)
+            where, nodes = np.divmod(keys, size)
+            full = counts == offsets[nodes + 1] - offsets[nodes]
+            where, nodes = where[full], nodes[full]
+        return closed[::-1]
 
     @cached_property
-    def _sizes(self) -> list[Tensor]:
-        """Leaves behind each node at depth 1, ..., H."""
-        return [
-            torch.bincount(path, minlength=len(codes))
-            for path, codes in zip(self.paths, self.codes, strict=True)
-        ]
+    def _on_host(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The offsets and the parents of each depth."""
+        pairs = zip(self.offsets, self.parents, strict=True)
+        return [(offsets.cpu().numpy(), parents.cpu().numpy()) for offsets, parents in pairs]
