@@ -18,6 +18,8 @@ from torch import Tensor
 
 __all__ = ["Children", "Closed", "Trie"]
 
+_FEW = 8  # children of which no node has more need not be counted before they are looked up
+
 
 @dataclass(frozen=True)
 class Closed:
@@ -55,17 +57,41 @@ class Children:
 
         They are -inf where a child is not valid or closed to the query.
         """
-        found = log_probabilities.gather(2, self.codes).float()
-        found.masked_fill_(~self.valid, -torch.inf)
+        found = torch.where(self.valid, log_probabilities.gather(2, self.codes), -torch.inf)
         if closed is not None and len(closed.rows):
             beside = self.parents[closed.rows] == closed.parents[:, None]  # [X, W]
             pair, beam = beside.nonzero(as_tuple=True)
-            found[closed.rows[pair], beam, closed.places[pair]] = -torch.inf
-        return found
+            if len(pair):
+                found[closed.rows[pair], beam, closed.places[pair]] = -torch.inf
+        return found.float()
 
     def chosen(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes and codes, [B, K] int64 each, at places [B, K] int64 of W x C."""
         return self.nodes.flatten(1).gather(1, places), self.codes.flatten(1).gather(1, places)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What `Trie.children` reads of a depth, without a look at bounds.
+
+    Attributes:
+        counts: the number of children of each node, and 0 for node -1, whose offset is the last.
+        codes: those of the trie, with room behind them for the children of a node without any.
+        places: the numbers of children, up to the most of a node.
+        of_root: `nodes`, `codes` and `valid` of the children of node 0, [C] each.
+    """
+
+    counts: Tensor
+    codes: Tensor
+    places: Tensor
+    of_root: tuple[Tensor, Tensor, Tensor]
+
+    @classmethod
+    def of(cls, offsets: Tensor, codes: Tensor) -> _Table:
+        counts = offsets.diff(append=offsets[-1:])
+        places = torch.arange(max(int(counts.max()), 1), device=codes.device)
+        codes = torch.cat([codes, codes.new_zeros(len(places))])
+        return cls(counts, codes, places, (places, codes[: len(places)], places < counts[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,27 +153,19 @@ class Trie:
 
     def children(self, depth: int, nodes: Tensor) -> Children:
         """What may follow nodes [B, W] int64 of a depth; -1 is a place without a node."""
-        codes, counts, places = self._tables[depth]
-        present = counts[nodes]
-        places = places[: max(int(present.max()), 1)]
-        found = self.offsets[depth][nodes][:, :, None] + places
-        return Children(nodes, found, codes[found], places < present[:, :, None])
+        table = self._tables[depth]
+        shape = (*nodes.shape, -1)
+        if not depth:  # every place has the root
+            return Children(nodes, *(each.expand(shape) for each in table.of_root))
+        counts, places = table.counts.take(nodes)[:, :, None], table.places
+        if len(places) > _FEW:
+            places = places[: max(int(counts.max()), 1)]
+        found = self.offsets[depth].take(nodes)[:, :, None] + places
+        return Children(nodes, found, table.codes.take(found), places < counts)
 
     @cached_property
-    def _tables(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each depth, what `children` reads without a look at the bounds.
-
-        The codes with room behind them for the children of a node that has none; the number of
-        children of each node, and 0 for node -1, whose offset is the last; the numbers of children.
-        """
-        tables = []
-        for offsets, codes in zip(self.offsets, self.codes, strict=True):
-            counts = offsets.diff(append=offsets[-1:])
-            most = max(int(counts.max()), 1)
-            room = codes.new_zeros(most)
-            places = torch.arange(most, device=codes.device)
-            tables.append((torch.cat([codes, room]), counts, places))
-        return tables
+    def _tables(self) -> list[_Table]:
+        return [_Table.of(*pair) for pair in zip(self.offsets, self.codes, strict=True)]
 
     @cached_property
     def parents(self) -> tuple[Tensor, ...]:
@@ -191,11 +209,12 @@ class Trie:
             parents = above[nodes]
             arrays = (where, parents, nodes - offsets[parents])
             closed.append(Closed(*(torch.from_numpy(each).to(rows.device) for each in arrays)))
-            size = len(offsets)
-            keys, counts = np.unique(where * size + parents, return_counts=True)
-            where, nodes = np.divmod(keys, size)
-            full = counts == offsets[nodes + 1] - offsets[nodes]
-            where, nodes = where[full], nodes[full]
+            if len(nodes):
+                size = len(offsets)
+                keys, counts = np.unique(where * size + parents, return_counts=True)
+                where, nodes = np.divmod(keys, size)
+                full = counts == offsets[nodes + 1] - offsets[nodes]
+                where, nodes = where[full], nodes[full]
         return closed[::-1]
 
     @cached_property

@@ -43,10 +43,18 @@ class RMSNorm(nn.Module):
         """[..., D] float to [..., D] of the type that linear layers compute in here."""
         kind = values.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
-        result: Tensor = _RootMeanSquare.apply(  # type: ignore[no-untyped-call]
-            values.float(), self.gain, self.epsilon, dtype
-        )
+        given = (values.float(), self.gain, self.epsilon)
+        if not torch.is_grad_enabled():
+            return _normed(*given)[0].to(dtype)
+        result: Tensor = _RootMeanSquare.apply(*given, dtype)  # type: ignore[no-untyped-call]
         return result
+
+
+def _normed(values: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The normed values [..., D] and what they were multiplied by before the gain, [..., 1]."""
+    length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    scale = length.square_().div_(values.shape[-1]).add_(epsilon).rsqrt_()
+    return (values * scale).mul_(gain), scale
 
 
 class _RootMeanSquare(torch.autograd.Function):
@@ -56,11 +64,9 @@ class _RootMeanSquare(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, gain: Tensor, epsilon: float, dtype: torch.dtype
     ) -> Tensor:
-        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        scale = length.square_().div_(values.shape[-1]).add_(epsilon).rsqrt_()
+        normed, scale = _normed(values, gain, epsilon)
         ctx.save_for_backward(values, gain, scale)
-        result: Tensor = (values * scale).mul_(gain).to(dtype)
-        return result
+        return normed.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
