@@ -119,9 +119,7 @@ def test_excluded_items_leave_their_places_to_the_next(width):
     generator = np.random.default_rng(3)
     banned = [generator.permutation(23)[:19].tolist() for _ in range(ROWS)]
     trie = Trie.of(items)
-    closed = trie.closed_to(
-        torch.arange(ROWS).repeat_interleave(19), torch.tensor(banned).flatten()
-    )
+    closed = trie.closed_to(np.repeat(np.arange(ROWS), 19), np.array(banned).flatten())
     found = beam_search(TableWriter(given), trie, width, ROWS, closed)
     for row in range(ROWS):
         got = [item for item in found.items[row].tolist() if item >= 0]
@@ -132,7 +130,7 @@ def test_excluded_items_leave_their_places_to_the_next(width):
 def test_who_may_have_nothing_gets_nothing():
     given, items = tables(1), catalog()
     trie = Trie.of(items)
-    closed = trie.closed_to(torch.zeros(23, dtype=torch.int64), torch.arange(23))
+    closed = trie.closed_to(np.zeros(23, np.int64), np.arange(23))
     found = beam_search(TableWriter(given), trie, 4, 1, closed)
     assert (found.items == -1).all()
     assert (found.scores == -torch.inf).all()

@@ -76,7 +76,7 @@ def beam_search(
     log_probabilities = writer.first()
     for depth in range(trie.num_levels):
         found = trie.children(depth, nodes)
-        added = found.among(log_probabilities, None if closed is None else closed[depth])
+        added = found.scored(log_probabilities, None if closed is None else closed[depth])
         scores, places = _best((scores[:, :, None] + added).flatten(1), width)
         parents = places.div(added.shape[2], rounding_mode="floor")
         nodes, codes = found.chosen(places)

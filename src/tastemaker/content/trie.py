@@ -25,15 +25,28 @@ _FEW = 8  # children of which no node has more need not be counted before they a
 class Closed:
     """Nodes of a depth that some queries may not enter: all items behind them are excluded.
 
+    They are few, so they are looked for on the CPU.
+
     Attributes:
         rows: [X] int64 query numbers.
         parents: [X] int64 parent nodes, one depth above.
         places: [X] int64, which child of its parent each is.
     """
 
-    rows: Tensor
-    parents: Tensor
-    places: Tensor
+    rows: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    def among(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Row, beam and place, [Y] int64 each, where a node of [B, W] is their parent, if any."""
+        if not len(self.rows):
+            return None
+        pair, beam = (nodes.cpu().numpy()[self.rows] == self.parents[:, None]).nonzero()
+        if not len(pair):
+            return None
+        found = self.rows[pair], beam, self.places[pair]
+        rows, beams, places = (torch.from_numpy(each).to(nodes.device) for each in found)
+        return rows, beams, places
 
 
 @dataclass(frozen=True)
@@ -52,17 +65,15 @@ class Children:
     codes: Tensor
     valid: Tensor
 
-    def among(self, log_probabilities: Tensor, closed: Closed | None = None) -> Tensor:
+    def scored(self, log_probabilities: Tensor, closed: Closed | None = None) -> Tensor:
         """Those of the children, [B, W, C] float32, of all codes' [B, W, V] float.
 
         They are -inf where a child is not valid or closed to the query.
         """
         found = torch.where(self.valid, log_probabilities.gather(2, self.codes), -torch.inf)
-        if closed is not None and len(closed.rows):
-            beside = self.parents[closed.rows] == closed.parents[:, None]  # [X, W]
-            pair, beam = beside.nonzero(as_tuple=True)
-            if len(pair):
-                found[closed.rows[pair], beam, closed.places[pair]] = -torch.inf
+        shut = None if closed is None else closed.among(self.parents)
+        if shut is not None:
+            found[shut] = -torch.inf
         return found.float()
 
     def chosen(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,44 +188,42 @@ class Trie:
             for offsets in self.offsets
         )
 
-    def leaves_of(self, items: Tensor) -> Tensor:
-        """The leaf of each item, or -1 where it has none; int64, shaped as `items`."""
+    def leaves_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The leaf of each item, or -1 where it has none; shaped as `items`."""
         if not len(self):
-            return torch.full_like(items, -1)
+            return np.full_like(items, -1)
         owned, order = self._by_item
-        place = torch.searchsorted(owned, items).clamp_(max=len(self) - 1)
-        return order[place].masked_fill_(owned[place] != items, -1)
+        place = np.minimum(owned.searchsorted(items), len(owned) - 1)
+        return np.where(owned[place] == items, order[place], -1)
 
     @cached_property
-    def _by_item(self) -> tuple[Tensor, Tensor]:
+    def _by_item(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The items in rising order and the leaf of each, [N] int64 each."""
-        owned, order = self.items.sort()
-        return owned, order
+        items = self.items.cpu().numpy()
+        order = items.argsort()
+        return items[order], order
 
-    def closed_to(self, rows: Tensor, items: Tensor) -> list[Closed]:
+    def closed_to(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> list[Closed]:
         """What queries may not enter when they must not get some items, one entry a depth.
 
         From the leaves upwards: a node is closed when all its children are, so that few remain.
-        It takes O(X log X) at the leaves, on the CPU.
+        It takes O(X log X) at the leaves.
 
         Args:
             rows: [X] int64 query numbers.
             items: [X] int64, the item excluded from the query of that row; others are ignored.
         """
-        leaves, where = self.leaves_of(items).cpu().numpy(), rows.cpu().numpy()
-        known, size = leaves >= 0, max(len(self), 1)
-        where, nodes = np.divmod(np.unique(where[known] * size + leaves[known]), size)
+        leaves, size = self.leaves_of(items), max(len(self), 1)
+        known = leaves >= 0
+        where, nodes = np.divmod(np.unique(rows[known] * size + leaves[known]), size)
         closed: list[Closed] = []
         for offsets, above in reversed(self._on_host):
             parents = above[nodes]
-            arrays = (where, parents, nodes - offsets[parents])
-            closed.append(Closed(*(torch.from_numpy(each).to(rows.device) for each in arrays)))
-            if len(nodes):
-                size = len(offsets)
-                keys, counts = np.unique(where * size + parents, return_counts=True)
-                where, nodes = np.divmod(keys, size)
-                full = counts == offsets[nodes + 1] - offsets[nodes]
-                where, nodes = where[full], nodes[full]
+            firsts = offsets[parents]
+            closed.append(Closed(where, parents, nodes - firsts))
+            counts = offsets[parents + 1] - firsts
+            few = counts <= len(nodes)  # the others have a child that is open
+            where, nodes = _full(where[few], parents[few], counts[few])
         return closed[::-1]
 
     @cached_property
@@ -222,3 +231,17 @@ class Trie:
         """The offsets and the parents of each depth."""
         pairs = zip(self.offsets, self.parents, strict=True)
         return [(offsets.cpu().numpy(), parents.cpu().numpy()) for offsets, parents in pairs]
+
+
+def _full(
+    rows: NDArray[np.int64], nodes: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of row and node, in order, that occur as often as the node's size."""
+    if not len(nodes):
+        return rows, nodes
+    new = np.ones(len(nodes) + 1, bool)  # where another pair begins, and the end
+    new[1:-1] = (nodes[1:] != nodes[:-1]) | (rows[1:] != rows[:-1])
+    starts = new.nonzero()[0]
+    first = starts[:-1]
+    first = first[starts[1:] - first == sizes[first]]
+    return rows[first], nodes[first]

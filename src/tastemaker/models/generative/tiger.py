@@ -256,10 +256,7 @@ class TIGER(Recommender):
             closed = None
             if exclude is not None:
                 banned = exclude.take(rows)
-                closed = trie.closed_to(
-                    torch.from_numpy(banned.row_index()).to(self.device),
-                    torch.from_numpy(banned.values).to(self.device),
-                )
+                closed = trie.closed_to(banned.row_index(), banned.values)
             found = beam_search(self.writer(queries.take(rows)), trie, width, len(rows), closed)
             width_found = min(k, found.items.shape[1])
             places = torch.from_numpy(rows).to(self.device)
