@@ -30,10 +30,12 @@ def walked(trie: Trie, prefix: tuple[int, ...]) -> int | None:
     node = 0
     for depth, code in enumerate(prefix):
         found = trie.children(depth, torch.tensor([[node]]))
-        hits = (found.codes[0, 0] == code) & found.valid[0, 0]
-        if not hits.any():
+        hits = ((found.codes[0, 0] == code) & (found.bias[0, 0] == 0)).nonzero()
+        if not len(hits):
             return None
-        node = int(found.nodes[0, 0][hits])
+        parents, nodes, codes = found.chosen(hits)
+        assert (int(parents), int(codes)) == (0, code)
+        node = int(nodes)
     return node
 
 
@@ -43,9 +45,26 @@ def test_children_are_exactly_the_codes_that_follow():
     found = trie.children(0, torch.tensor([[0]]))
     assert found.codes.tolist() == [[[0, 1]]]
     found = trie.children(1, torch.tensor([[0, 1, -1]]))  # prefixes 0 and 1, and no node
-    assert found.valid.tolist() == [[[True, False], [True, True], [False, False]]]
-    assert found.codes[found.valid].tolist() == [3, 0, 2]
-    assert found.nodes[found.valid].tolist() == [0, 1, 2]
+    valid = found.bias == 0
+    assert valid.tolist() == [[[True, False], [True, True], [False, False]]]
+    assert found.codes[valid].tolist() == [3, 0, 2]
+    parents, nodes, codes = found.chosen(torch.tensor([[0, 2, 3]]))  # of 3 x 2 places
+    assert parents.tolist() == [[0, 1, 1]]
+    assert nodes.tolist() == [[0, 1, 2]]
+    assert codes.tolist() == [[3, 0, 2]]
+
+
+def test_one_node_of_many_children_among_many_of_one():
+    many = torch.stack([torch.zeros(300, dtype=torch.int64), torch.arange(300)], 1)
+    single = torch.stack([torch.arange(1, 400), torch.arange(1, 400)], 1)
+    trie = Trie.of(torch.cat([many, single]))
+    found = trie.children(1, torch.tensor([[7, 399], [-1, 1]]))
+    assert found.codes.tolist() == [[[7], [399]], [[found.codes[1, 0, 0]], [1]]]
+    assert (found.bias == 0).tolist() == [[[True], [True]], [[False], [True]]]
+    found = trie.children(1, torch.tensor([[0, 5]]))
+    assert found.codes[0, 0].tolist() == list(range(300))
+    assert (found.bias == 0).sum(2).tolist() == [[300, 1]]
+    assert found.chosen(torch.tensor([[299, 300]]))[1].tolist() == [[299, 304]]
 
 
 def paths(trie: Trie) -> torch.Tensor:

@@ -78,8 +78,7 @@ def beam_search(
         found = trie.children(depth, nodes)
         added = found.scored(log_probabilities, None if closed is None else closed[depth])
         scores, places = _best((scores[:, :, None] + added).flatten(1), width)
-        parents = places.div(added.shape[2], rounding_mode="floor")
-        nodes, codes = found.chosen(places)
+        parents, nodes, codes = found.chosen(places)
         nodes.masked_fill_(scores == -torch.inf, -1)
         if depth + 1 < trie.num_levels:
             log_probabilities = writer.extend(parents, codes)

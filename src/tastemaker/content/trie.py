@@ -2,8 +2,9 @@
 
 Nodes of a depth are numbered in the order of their prefixes, so the children of a node lie
 together, and a trie is one array of offsets and one of codes per depth. It takes O(N H) numbers
-and one sort to build; nothing in it loops over items. What follows B x W nodes is found in O(1)
-gathers of B x W x C numbers, C the most children of those nodes.
+and one sort to build; nothing in it loops over items. What follows B x W nodes is read in two
+gathers of B x W x C numbers, C the most children of a node; where few nodes have so many, it is
+put together from the offsets, and C is the most of the nodes asked for.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Children", "Closed", "Trie"]
 
-_FEW = 8  # children of which no node has more need not be counted before they are looked up
+_PADDING = 8  # places a depth may have for each of its codes when padded to the most children
 
 
 @dataclass(frozen=True)
 class Closed:
     """Nodes of a depth that some queries may not enter: all items behind them are excluded.
 
-    They are few, so they are looked for on the CPU.
+    They are few, and few beams come by any.
 
     Attributes:
         rows: [X] int64 query numbers.
@@ -37,72 +39,65 @@ class Closed:
     parents: NDArray[np.int64]
     places: NDArray[np.int64]
 
-    def among(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Row, beam and place, [Y] int64 each, where a node of [B, W] is their parent, if any."""
-        if not len(self.rows):
-            return None
-        pair, beam = (nodes.cpu().numpy()[self.rows] == self.parents[:, None]).nonzero()
-        if not len(pair):
-            return None
-        found = self.rows[pair], beam, self.places[pair]
-        rows, beams, places = (torch.from_numpy(each).to(nodes.device) for each in found)
-        return rows, beams, places
+    def shut(self, nodes: Tensor, candidates: Tensor) -> None:
+        """Make those of the candidates [B, W, C] float behind nodes [B, W] that are closed -inf."""
+        if self._parents.isdisjoint(nodes.flatten().tolist()):
+            return
+        given = (self.rows, self.parents, self.places)
+        rows, parents, places = (torch.from_numpy(each).to(nodes.device) for each in given)
+        pair, beam = (nodes[rows] == parents[:, None]).nonzero(as_tuple=True)
+        candidates[rows[pair], beam, places[pair]] = -torch.inf
+
+    @cached_property
+    def _parents(self) -> frozenset[int]:
+        return frozenset(self.parents.tolist())
 
 
 @dataclass(frozen=True)
 class Children:
-    """What may follow each of B x W nodes, padded to the most children, C, at least one.
+    """What may follow each of B x W nodes, padded to C children, at least one.
 
     Attributes:
         parents: [B, W] int64, the nodes they follow; -1 is a place without a node.
-        nodes: [B, W, C] int64 node numbers of the next depth; arbitrary where not valid.
-        codes: [B, W, C] int64 the code that leads to each; any code where not valid.
-        valid: [B, W, C] bool.
+        firsts: [B, W] int64, the first child of each, a node of the next depth; the others follow.
+        codes: [B, W, C] int64 the code that leads to each; any code where there is no child.
+        bias: [B, W, C] float32, 0 where there is a child and -inf elsewhere.
     """
 
     parents: Tensor
-    nodes: Tensor
+    firsts: Tensor
     codes: Tensor
-    valid: Tensor
+    bias: Tensor
 
     def scored(self, log_probabilities: Tensor, closed: Closed | None = None) -> Tensor:
-        """Those of the children, [B, W, C] float32, of all codes' [B, W, V] float.
+        """Their log-probabilities, [B, W, C] float32, out of those of all codes, [B, W, V] float.
 
-        They are -inf where a child is not valid or closed to the query.
+        They are -inf where there is no child or it is closed to the query.
         """
-        found = torch.where(self.valid, log_probabilities.gather(2, self.codes), -torch.inf)
-        shut = None if closed is None else closed.among(self.parents)
-        if shut is not None:
-            found[shut] = -torch.inf
-        return found.float()
+        found = log_probabilities.gather(2, self.codes) + self.bias
+        if closed is not None and len(closed.rows):
+            closed.shut(self.parents, found)
+        return found
 
-    def chosen(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The nodes and codes, [B, K] int64 each, at places [B, K] int64 of W x C."""
-        return self.nodes.flatten(1).gather(1, places), self.codes.flatten(1).gather(1, places)
+    def chosen(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Number of the parent among W, node and code, [B, K] int64 each, at places of W x C."""
+        size = self.codes.shape[2]
+        parents = places.div(size, rounding_mode="floor")
+        nodes = self.firsts.gather(1, parents) + places.remainder(size)
+        return parents, nodes, self.codes.flatten(1).gather(1, places)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What `Trie.children` reads of a depth, without a look at bounds.
+    """The children of every node of a depth, padded to the most; row 0 is that of no node.
 
     Attributes:
-        counts: the number of children of each node, and 0 for node -1, whose offset is the last.
-        codes: those of the trie, with room behind them for the children of a node without any.
-        places: the numbers of children, up to the most of a node.
-        of_root: `nodes`, `codes` and `valid` of the children of node 0, [C] each.
+        codes: [nodes + 1, C] int64, any code where there is no child.
+        bias: [nodes + 1, C] float32, 0 where there is a child and -inf elsewhere.
     """
 
-    counts: Tensor
     codes: Tensor
-    places: Tensor
-    of_root: tuple[Tensor, Tensor, Tensor]
-
-    @classmethod
-    def of(cls, offsets: Tensor, codes: Tensor) -> _Table:
-        counts = offsets.diff(append=offsets[-1:])
-        places = torch.arange(max(int(counts.max()), 1), device=codes.device)
-        codes = torch.cat([codes, codes.new_zeros(len(places))])
-        return cls(counts, codes, places, (places, codes[: len(places)], places < counts[0]))
+    bias: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,18 +160,39 @@ class Trie:
     def children(self, depth: int, nodes: Tensor) -> Children:
         """What may follow nodes [B, W] int64 of a depth; -1 is a place without a node."""
         table = self._tables[depth]
-        shape = (*nodes.shape, -1)
-        if not depth:  # every place has the root
-            return Children(nodes, *(each.expand(shape) for each in table.of_root))
-        counts, places = table.counts.take(nodes)[:, :, None], table.places
-        if len(places) > _FEW:
-            places = places[: max(int(counts.max()), 1)]
-        found = self.offsets[depth].take(nodes)[:, :, None] + places
-        return Children(nodes, found, table.codes.take(found), places < counts)
+        if not depth and table is not None:  # every place has the root
+            codes, bias = (each[1].expand(*nodes.shape, -1) for each in (table.codes, table.bias))
+            return Children(nodes, nodes, codes, bias)
+        firsts = self.offsets[depth].take(nodes)
+        if table is not None:
+            rows = nodes + 1
+            codes, bias = F.embedding(rows, table.codes), F.embedding(rows, table.bias)
+        else:
+            codes, bias = self._following(depth, firsts, self._counts[depth].take(nodes))
+        return Children(nodes, firsts, codes, bias)
+
+    def _following(self, depth: int, firsts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and bias as of `Children`, from the first child and the number of children."""
+        places = torch.arange(max(int(counts.max()), 1), device=firsts.device)
+        found = (firsts[..., None] + places).clamp_(max=len(self.codes[depth]) - 1)
+        bias = torch.zeros(found.shape, device=firsts.device)
+        bias.masked_fill_(places >= counts[..., None], -torch.inf)
+        return self.codes[depth].take(found), bias
 
     @cached_property
-    def _tables(self) -> list[_Table]:
-        return [_Table.of(*pair) for pair in zip(self.offsets, self.codes, strict=True)]
+    def _counts(self) -> list[Tensor]:
+        """The number of children of each node, a depth each; 0 for node -1."""
+        return [offsets.diff(append=offsets[-1:]) for offsets in self.offsets]
+
+    @cached_property
+    def _tables(self) -> list[_Table | None]:
+        """The children of each depth, `None` where a table would be mostly padding."""
+        tables: list[_Table | None] = []
+        for depth, (firsts, counts) in enumerate(zip(self.offsets, self._counts, strict=True)):
+            small = len(counts) * int(counts.max()) <= _PADDING * len(self.codes[depth]) + len(self)
+            rows = self._following(depth, firsts.roll(1), counts.roll(1)) if small else None
+            tables.append(None if rows is None else _Table(*rows))
+        return tables
 
     @cached_property
     def parents(self) -> tuple[Tensor, ...]:
@@ -218,6 +234,9 @@ class Trie:
         where, nodes = np.divmod(np.unique(rows[known] * size + leaves[known]), size)
         closed: list[Closed] = []
         for offsets, above in reversed(self._on_host):
+            if not len(nodes):
+                closed.append(Closed(nodes, nodes, nodes))
+                continue
             parents = above[nodes]
             firsts = offsets[parents]
             closed.append(Closed(where, parents, nodes - firsts))

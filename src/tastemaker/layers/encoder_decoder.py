@@ -214,7 +214,8 @@ class Attention(nn.Module):
         rows, width = states.shape[:2]
         query = self.query(states).view(rows, width, self.num_heads, -1)
         if own is not None:
-            keys, values = own.keys_values.unflatten(3, (2, self.num_heads, -1)).unbind(3)
+            split = (*own.keys_values.shape[:3], 2, self.num_heads, -1)
+            keys, values = own.keys_values.view(split).unbind(3)
             near = (query[:, :, None] * keys).sum(4).mul_(self._scale) + own.bias.T  # [B, W, h, H]
         if shared is None:
             weights = torch.softmax(near, dim=2).to(query.dtype)
@@ -231,7 +232,7 @@ class Attention(nn.Module):
                 query.transpose(1, 2).flatten(0, 1),
                 shared.by.keys.flatten(0, 1).mT,
                 alpha=self._scale,
-            ).unflatten(0, (rows, -1))  # [B, H, W, S]
+            ).view(rows, self.num_heads, width, -1)  # [B, H, W, S]
             scores = torch.cat([far, near.permute(0, 3, 1, 2)], 3)
             weights = torch.softmax(scores, dim=3).to(query.dtype)
             mixed = (weights[..., :n_shared] @ shared.by.values).transpose(1, 2)
@@ -319,7 +320,7 @@ class Block(nn.Module):
         written = self.attention.key_value(normed)[:, :, None]
         if before is not None and origins is not None:
             kept = before.flatten(0, 1).index_select(0, origins)
-            written = torch.cat([kept.unflatten(0, states.shape[:2]), written], 2)
+            written = torch.cat([kept.view(*states.shape[:2], *kept.shape[1:]), written], 2)
         own = Written(written, own_bias)
         if self.memory_attention is None or self.memory_norm is None:
             states = states + self.attention.extend(normed, own, shared)
@@ -404,9 +405,7 @@ class Stack(nn.Module):
         """
         states, last = self.dropout(inputs), len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            states = block(
-                states, bias, memory, memory_bias, keep, at if number == last else None
-            )
+            states = block(states, bias, memory, memory_bias, keep, at if number == last else None)
         final: Tensor = self.dropout(self.final_norm(states))
         return final
 
