@@ -113,15 +113,47 @@ def test_all_scores_and_chosen_scores_are_the_exhaustive_ones():
     torch.testing.assert_close(chosen, expected)
 
 
+def slow_beams(
+    given: list[torch.Tensor], row: int, items: torch.Tensor, width: int, banned: set[int]
+) -> list[tuple[int, float]]:
+    """Items and scores of one row's beam, a prefix and a code at a time."""
+    left = {tuple(each): item for item, each in enumerate(items.tolist()) if item not in banned}
+    beam: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    for level in range(LEVELS):
+        longer = []
+        for prefix, score in beam:
+            number = sum(code * SIZE**place for place, code in enumerate(reversed(prefix)))
+            for code in range(SIZE):
+                grown = (*prefix, code)
+                if any(each[: level + 1] == grown for each in left):
+                    longer.append((grown, score + float(given[level][row, number, code])))
+        beam = sorted(longer, key=lambda each: -each[1])[:width]
+    return [(left[prefix], score) for prefix, score in beam]
+
+
+@pytest.mark.parametrize("width", [1, 3, 10])
+@pytest.mark.parametrize("n_banned", [0, 9, 19])
+def test_a_beam_is_the_slow_one(width, n_banned):
+    given, items, generator = tables(), catalog(), np.random.default_rng(4)
+    trie = Trie.of(items)
+    banned = np.stack([generator.permutation(23)[:n_banned] for _ in range(ROWS)])
+    closed = trie.closed_to(np.repeat(np.arange(ROWS), n_banned), banned.flatten())
+    found = beam_search(TableWriter(given), trie, width, ROWS, closed)
+    for row in range(ROWS):
+        expected = slow_beams(given, row, items, width, set(banned[row].tolist()))
+        got = [item for item in found.items[row].tolist() if item >= 0]
+        assert got == [item for item, _ in expected]
+        scores = torch.tensor([score for _, score in expected])
+        torch.testing.assert_close(found.scores[row, : len(got)], scores)
+
+
 @pytest.mark.parametrize("width", [4, 64])
 def test_excluded_items_leave_their_places_to_the_next(width):
     given, items = tables(), catalog()
     generator = np.random.default_rng(3)
     banned = [generator.permutation(23)[:19].tolist() for _ in range(ROWS)]
     trie = Trie.of(items)
-    closed = trie.closed_to(
-        torch.arange(ROWS).repeat_interleave(19), torch.tensor(banned).flatten()
-    )
+    closed = trie.closed_to(np.repeat(np.arange(ROWS), 19), np.array(banned).flatten())
     found = beam_search(TableWriter(given), trie, width, ROWS, closed)
     for row in range(ROWS):
         got = [item for item in found.items[row].tolist() if item >= 0]
@@ -132,7 +164,7 @@ def test_excluded_items_leave_their_places_to_the_next(width):
 def test_who_may_have_nothing_gets_nothing():
     given, items = tables(1), catalog()
     trie = Trie.of(items)
-    closed = trie.closed_to(torch.zeros(23, dtype=torch.int64), torch.arange(23))
+    closed = trie.closed_to(np.zeros(23, np.int64), np.arange(23))
     found = beam_search(TableWriter(given), trie, 4, 1, closed)
     assert (found.items == -1).all()
     assert (found.scores == -torch.inf).all()

@@ -30,10 +30,12 @@ def walked(trie: Trie, prefix: tuple[int, ...]) -> int | None:
     node = 0
     for depth, code in enumerate(prefix):
         found = trie.children(depth, torch.tensor([[node]]))
-        hits = (found.codes[0, 0] == code) & found.valid[0, 0]
-        if not hits.any():
+        hits = ((found.codes[0, 0] == code) & (found.bias[0, 0] == 0)).nonzero()
+        if not len(hits):
             return None
-        node = int(found.nodes[0, 0][hits])
+        parents, nodes, codes = found.chosen(hits)
+        assert (int(parents), int(codes)) == (0, code)
+        node = int(nodes)
     return node
 
 
@@ -43,8 +45,34 @@ def test_children_are_exactly_the_codes_that_follow():
     found = trie.children(0, torch.tensor([[0]]))
     assert found.codes.tolist() == [[[0, 1]]]
     found = trie.children(1, torch.tensor([[0, 1, -1]]))  # prefixes 0 and 1, and no node
-    assert found.codes.tolist() == [[[3, 0], [0, 2], [0, 0]]]
-    assert found.valid.tolist() == [[[True, False], [True, True], [False, False]]]
+    valid = found.bias == 0
+    assert valid.tolist() == [[[True, False], [True, True], [False, False]]]
+    assert found.codes[valid].tolist() == [3, 0, 2]
+    parents, nodes, codes = found.chosen(torch.tensor([[0, 2, 3]]))  # of 3 x 2 places
+    assert parents.tolist() == [[0, 1, 1]]
+    assert nodes.tolist() == [[0, 1, 2]]
+    assert codes.tolist() == [[3, 0, 2]]
+
+
+def test_one_node_of_many_children_among_many_of_one():
+    many = torch.stack([torch.zeros(300, dtype=torch.int64), torch.arange(300)], 1)
+    single = torch.stack([torch.arange(1, 400), torch.arange(1, 400)], 1)
+    trie = Trie.of(torch.cat([many, single]))
+    found = trie.children(1, torch.tensor([[7, 399], [-1, 1]]))
+    assert found.codes.tolist() == [[[7], [399]], [[found.codes[1, 0, 0]], [1]]]
+    assert (found.bias == 0).tolist() == [[[True], [True]], [[False], [True]]]
+    found = trie.children(1, torch.tensor([[0, 5]]))
+    assert found.codes[0, 0].tolist() == list(range(300))
+    assert (found.bias == 0).sum(2).tolist() == [[300, 1]]
+    assert found.chosen(torch.tensor([[299, 300]]))[1].tolist() == [[299, 304]]
+
+
+def paths(trie: Trie) -> torch.Tensor:
+    """[H, N] int64: the node at depth 1, ..., H above each leaf, from leaf to root."""
+    nodes = [torch.arange(len(trie))]
+    for parents in reversed(trie.parents[1:]):
+        nodes.append(parents[nodes[-1]])
+    return torch.stack(nodes[::-1])
 
 
 def test_every_tuple_leads_to_its_item_and_nothing_else_does():
@@ -57,20 +85,21 @@ def test_every_tuple_leads_to_its_item_and_nothing_else_does():
         assert (None if node is None else int(trie.items[node])) == expected
 
 
-def test_paths_and_parents_lead_from_leaves_to_the_root():
+def test_parents_lead_from_leaves_to_the_root():
     tuples = random_tuples()
     trie = Trie.of(tuples)
+    above = paths(trie)
     for leaf in range(len(trie)):
         row = tuples[trie.items[leaf]].tolist()
         for depth in range(3):
-            assert int(trie.paths[depth, leaf]) == walked(trie, tuple(row[: depth + 1]))
+            assert int(above[depth, leaf]) == walked(trie, tuple(row[: depth + 1]))
 
 
 def test_some_items_alone_make_a_smaller_trie():
     items = torch.tensor([3, 0, 4])
     trie = Trie.of(TUPLES[items], items)
     assert sorted(trie.items.tolist()) == [0, 3, 4]
-    assert trie.leaves_of(torch.tensor([[3, 1]])).tolist() == [[trie.items.tolist().index(3), -1]]
+    assert trie.leaves_of(np.array([[3, 1]])).tolist() == [[trie.items.tolist().index(3), -1]]
 
 
 def test_equal_tuples_are_refused():
@@ -82,11 +111,11 @@ def test_what_is_closed_is_what_has_no_other_item_behind_it():
     tuples = random_tuples(40, 4)
     trie = Trie.of(tuples)
     generator = np.random.default_rng(1)
-    rows = torch.from_numpy(np.repeat(np.arange(6), 12))
-    items = torch.from_numpy(generator.integers(0, 45, 72))  # some twice, some nobody's
-    items[:40] = torch.arange(40).where(torch.arange(40) < 38, 0)
+    rows = np.repeat(np.arange(6), 12)
+    items = generator.integers(0, 45, 72)  # some twice, some nobody's
+    items[:40] = np.where(np.arange(40) < 38, np.arange(40), 0)
     rows[:40] = 0
-    closed = trie.closed_to(rows, items)
+    closed, above = trie.closed_to(rows, items), paths(trie)
     for depth in range(3):
         found = {
             (row, parent, place)
@@ -101,7 +130,7 @@ def test_what_is_closed_is_what_has_no_other_item_behind_it():
         for row in range(6):
             banned = set(items[rows == row].tolist())
             for node in range(len(trie.codes[depth])):
-                behind = set(trie.items[trie.paths[depth] == node].tolist())
+                behind = set(trie.items[above[depth] == node].tolist())
                 if behind <= banned:
                     parent = int(trie.parents[depth][node])
                     expected.add((row, parent, node - int(trie.offsets[depth][parent])))

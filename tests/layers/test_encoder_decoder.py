@@ -99,6 +99,26 @@ def test_a_stack_is_its_slow_transcription():
         )
 
 
+def test_one_state_of_each_row_is_that_of_all_states():
+    stack, at = built(), torch.tensor([4, 0, 2])
+    states = torch.randn(3, 6, 12, generator=torch.Generator().manual_seed(5))
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            kept, expected_kept = [], []
+            found = stack(states, causal(6), keep=kept, at=at)
+            expected = stack(states, causal(6), keep=expected_kept)
+        torch.testing.assert_close(found[:, 0], expected[torch.arange(3), at])
+        for one, other in zip(kept, expected_kept, strict=True):
+            assert torch.equal(one.keys, other.keys)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_the_bias_of_an_offset_is_that_of_its_bucket(two_sided):
+    bias, offsets = RelativeBias(2, two_sided=two_sided), torch.arange(-200, 200)[None]
+    torch.nn.init.normal_(bias.weight, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(bias(offsets), bias.weight[bias.buckets(offsets)].movedim(-1, -3))
+
+
 def test_what_is_hidden_has_no_influence():
     stack = built()
     states = torch.randn(3, 6, 12, generator=torch.Generator().manual_seed(2))

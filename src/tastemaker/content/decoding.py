@@ -76,16 +76,12 @@ def beam_search(
     log_probabilities = writer.first()
     for depth in range(trie.num_levels):
         found = trie.children(depth, nodes)
-        added = log_probabilities.float().gather(2, found.codes)
-        candidates = (scores[:, :, None] + added).masked_fill_(~found.valid, -torch.inf)
-        if closed is not None:
-            _close(candidates, nodes, closed[depth])
-        scores, places = _best(candidates.flatten(1), width)
-        parents = places.div(found.codes.shape[2], rounding_mode="floor")
-        nodes = found.nodes.flatten(1).gather(1, places)
-        nodes = nodes.masked_fill(scores == -torch.inf, -1)
+        added = found.scored(log_probabilities, None if closed is None else closed[depth])
+        scores, places = _best((scores[:, :, None] + added).flatten(1), width)
+        parents, nodes, codes = found.chosen(places)
+        nodes.masked_fill_(scores == -torch.inf, -1)
         if depth + 1 < trie.num_levels:
-            log_probabilities = writer.extend(parents, found.codes.flatten(1).gather(1, places))
+            log_probabilities = writer.extend(parents, codes)
     items = trie.items[nodes.clamp(min=0)].masked_fill_(nodes < 0, -1)
     return Beams(items, scores)
 
@@ -137,12 +133,6 @@ def score_tuples(writer: Writer, tuples: Tensor) -> Tensor:
             log_probabilities = writer.extend(parents, codes)
             parents = torch.arange(n_tuples, device=tuples.device).expand(n_rows, -1)
     return scores
-
-
-def _close(candidates: Tensor, nodes: Tensor, closed: Closed) -> None:
-    """Forbid, in place, candidates [B, W, C] that lead to closed nodes."""
-    pair, beam = (nodes[closed.rows] == closed.parents[:, None]).nonzero(as_tuple=True)
-    candidates[closed.rows[pair], beam, closed.places[pair]] = -torch.inf
 
 
 def _best(candidates: Tensor, width: int) -> tuple[Tensor, Tensor]:

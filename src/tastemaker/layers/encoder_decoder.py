@@ -43,10 +43,18 @@ class RMSNorm(nn.Module):
         """[..., D] float to [..., D] of the type that linear layers compute in here."""
         kind = values.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
-        result: Tensor = _RootMeanSquare.apply(  # type: ignore[no-untyped-call]
-            values.float(), self.gain, self.epsilon, dtype
-        )
+        given = (values.float(), self.gain, self.epsilon)
+        if not torch.is_grad_enabled():
+            return _normed(*given)[0].to(dtype)
+        result: Tensor = _RootMeanSquare.apply(*given, dtype)  # type: ignore[no-untyped-call]
         return result
+
+
+def _normed(values: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The normed values [..., D] and what they were multiplied by before the gain, [..., 1]."""
+    length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    scale = length.square_().div_(values.shape[-1]).add_(epsilon).rsqrt_()
+    return (values * scale).mul_(gain), scale
 
 
 class _RootMeanSquare(torch.autograd.Function):
@@ -56,11 +64,9 @@ class _RootMeanSquare(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, gain: Tensor, epsilon: float, dtype: torch.dtype
     ) -> Tensor:
-        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        scale = length.square_().div_(values.shape[-1]).add_(epsilon).rsqrt_()
+        normed, scale = _normed(values, gain, epsilon)
         ctx.save_for_backward(values, gain, scale)
-        result: Tensor = (values * scale).mul_(gain).to(dtype)
-        return result
+        return normed.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -87,16 +93,21 @@ class RelativeBias(nn.Module):
         max_distance: from which on distances are one.
     """
 
+    table: Tensor  # [2 * max_distance + 1] int64, the bucket of every nearer offset
+
     def __init__(
         self, num_heads: int, *, two_sided: bool, num_buckets: int = 32, max_distance: int = 128
     ) -> None:
         super().__init__()
         self.two_sided, self.num_buckets, self.max_distance = two_sided, num_buckets, max_distance
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
+        every = torch.arange(-max_distance, max_distance + 1)
+        self.register_buffer("table", self.buckets(every), persistent=False)
 
     def forward(self, offsets: Tensor) -> Tensor:
         """Key position minus query position, [..., Lq, Lk] int64, to [..., H, Lq, Lk] float."""
-        return self.weight[self.buckets(offsets)].movedim(-1, -3)
+        far = self.max_distance
+        return self.weight[self.table[offsets.clamp(-far, far) + far]].movedim(-1, -3)
 
     def buckets(self, offsets: Tensor) -> Tensor:
         """The bucket of each offset, int64."""
@@ -124,16 +135,28 @@ class KeysValues:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the position that is added sees, and the biases of its scores.
+class Shared:
+    """What all beams of a row see at the position that is added.
 
     Attributes:
-        by: keys and values, [B, H, S, K] of what all beams of a row share, [B, W, h, H, K] of what
-            each beam wrote.
-        bias: [B, H or 1, 1, S] of what is shared, [H, h] of what was written.
+        by: keys and values.
+        bias: [B, H or 1, 1, S], added to the scores.
     """
 
     by: KeysValues
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Written:
+    """What each beam wrote, the position that is added included.
+
+    Attributes:
+        keys_values: [B, W, h, 2 * H * K].
+        bias: [H, h], added to the scores.
+    """
+
+    keys_values: Tensor
     bias: Tensor
 
 
@@ -177,33 +200,44 @@ class Attention(nn.Module):
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 
-    def extend(self, states: Tensor, own: Seen | None, shared: Seen | None) -> Tensor:
+    def extend(self, states: Tensor, own: Written | None, shared: Shared | None) -> Tensor:
         """One new position of W beams each.
 
         Args:
             states: [B, W, D] of the new positions.
-            own: what each beam wrote, the new position included.
+            own: what each beam wrote.
             shared: what all beams of a row see.
 
         Returns:
             [B, W, D].
         """
-        query = self.query(states).view(*states.shape[:2], self.num_heads, -1) * self._scale
-        scores = []
-        if shared is not None:
-            far = query.transpose(1, 2) @ shared.by.keys.mT  # [B, H, W, S]
-            scores.append(far + shared.bias)
+        rows, width = states.shape[:2]
+        query = self.query(states).view(rows, width, self.num_heads, -1)
         if own is not None:
-            near = (query[:, :, None] * own.by.keys).sum(4) + own.bias.T  # [B, W, h, H]
-            scores.append(near.permute(0, 3, 1, 2))
-        weights = torch.softmax(torch.cat(scores, 3), dim=3).to(query.dtype)
-        mixed = torch.zeros_like(query)
-        if shared is not None:
-            far = weights[..., : shared.by.keys.shape[2]]
-            mixed = mixed + (far @ shared.by.values).transpose(1, 2)
-        if own is not None:
-            near = weights[..., -own.by.keys.shape[2] :].permute(0, 2, 3, 1)  # [B, W, h, H]
-            mixed = mixed + (near[..., None] * own.by.values).sum(2)
+            split = (*own.keys_values.shape[:3], 2, self.num_heads, -1)
+            keys, values = own.keys_values.view(split).unbind(3)
+            near = (query[:, :, None] * keys).sum(4).mul_(self._scale) + own.bias.T  # [B, W, h, H]
+        if shared is None:
+            weights = torch.softmax(near, dim=2).to(query.dtype)
+            mixed = (weights[..., None] * values).sum(2)  # [B, W, H, K]
+        elif own is None:
+            bias = shared.bias.to(query.dtype).expand(-1, -1, width, -1)
+            mixed = F.scaled_dot_product_attention(
+                query.transpose(1, 2), shared.by.keys, shared.by.values, attn_mask=bias
+            ).transpose(1, 2)
+        else:
+            n_shared = shared.by.keys.shape[2]
+            far = torch.baddbmm(
+                shared.bias.to(query.dtype).expand(-1, self.num_heads, -1, -1).flatten(0, 1),
+                query.transpose(1, 2).flatten(0, 1),
+                shared.by.keys.flatten(0, 1).mT,
+                alpha=self._scale,
+            ).view(rows, self.num_heads, width, -1)  # [B, H, W, S]
+            scores = torch.cat([far, near.permute(0, 3, 1, 2)], 3)
+            weights = torch.softmax(scores, dim=3).to(query.dtype)
+            mixed = (weights[..., :n_shared] @ shared.by.values).transpose(1, 2)
+            weights = weights[..., n_shared:].permute(0, 2, 3, 1)  # [B, W, h, H]
+            mixed = mixed + (weights[..., None] * values).sum(2)
         result: Tensor = self.output(mixed.flatten(2))
         return result
 
@@ -244,12 +278,17 @@ class Block(nn.Module):
         memory: Tensor | None,
         memory_bias: Tensor | None,
         keep: list[KeysValues] | None,
+        at: Tensor | None,
     ) -> Tensor:
-        """[B, L, D] to [B, L, D]; the arguments are those of the stack."""
+        """[B, L, D] to [B, L, D], or [B, 1, D] of the positions `at`; arguments as of the stack."""
         normed = self.attention_norm(states)
         seen = self.attention.keys_values(normed)
         if keep is not None:
-            keep.append(seen)
+            keep.append(KeysValues(seen.keys.contiguous(), seen.values.contiguous()))
+        if at is not None:
+            rows = torch.arange(len(states), device=states.device)
+            states, normed = states[rows, at][:, None], normed[rows, at][:, None]
+            bias = bias.expand(len(rows), -1, -1, -1)[rows, :, at][:, :, None]  # [B, H or 1, 1, L]
         states = states + self.dropout(self.attention(normed, seen, bias))
         if self.memory_attention is not None and self.memory_norm is not None:
             assert memory is not None
@@ -260,46 +299,41 @@ class Block(nn.Module):
     def extend(
         self,
         states: Tensor,
-        written: KeysValues | None,
-        parents: Tensor | None,
+        before: Tensor | None,
+        origins: Tensor | None,
         own_bias: Tensor,
-        shared: Seen,
-    ) -> tuple[Tensor, KeysValues]:
-        """One new position of W beams each, [B, W, D]; see `Continuation`.
+        shared: Shared,
+    ) -> tuple[Tensor, Tensor]:
+        """One new position of W beams each, [B, W, D].
+
+        Args:
+            states: [B, W, D].
+            before: keys and values of what the beams before wrote, [B, W', h - 1, 2 * H * K].
+            origins: [B * W] int64, which of the B * W' beams before each one continues.
+            own_bias: as of `Continuation`.
+            shared: what all beams of a row see.
 
         Returns:
-            [B, W, D], and the keys and values of what the beams wrote, this position included.
+            [B, W, D], and [B, W, h, 2 * H * K] of what the beams wrote, this position included.
         """
         normed = self.attention_norm(states)
-        behind = self._behind(written, self.attention.key_value(normed), parents)
-        own = Seen(behind, own_bias)
+        written = self.attention.key_value(normed)[:, :, None]
+        if before is not None and origins is not None:
+            kept = before.flatten(0, 1).index_select(0, origins)
+            written = torch.cat([kept.view(*states.shape[:2], *kept.shape[1:]), written], 2)
+        own = Written(written, own_bias)
         if self.memory_attention is None or self.memory_norm is None:
             states = states + self.attention.extend(normed, own, shared)
         else:
             states = states + self.attention.extend(normed, own, None)
             normed = self.memory_norm(states)
             states = states + self.memory_attention.extend(normed, None, shared)
-        return states + self._feedforward(states), behind
+        return states + self._feedforward(states), written
 
     def _feedforward(self, states: Tensor) -> Tensor:
-        inner = self.dropout(F.relu(self.widen(self.feedforward_norm(states))))
+        inner = self.dropout(F.relu(self.widen(self.feedforward_norm(states)), inplace=True))
         added: Tensor = self.dropout(self.narrow(inner))
         return added
-
-    def _behind(
-        self, written: KeysValues | None, fresh: Tensor, parents: Tensor | None
-    ) -> KeysValues:
-        """The new position's keys and values [B, W, 2 H K] behind those of the parents."""
-        rows, width = fresh.shape[:2]
-        heads = self.attention.num_heads
-        keys, values = (part.view(rows, width, 1, heads, -1) for part in fresh.chunk(2, 2))
-        if written is None or parents is None:
-            return KeysValues(keys, values)
-        row = torch.arange(rows, device=fresh.device)[:, None]
-        return KeysValues(
-            torch.cat([written.keys[row, parents], keys], 2),
-            torch.cat([written.values[row, parents], values], 2),
-        )
 
 
 class Stack(nn.Module):
@@ -353,6 +387,7 @@ class Stack(nn.Module):
         memory_bias: Tensor | None = None,
         *,
         keep: list[KeysValues] | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -362,13 +397,15 @@ class Stack(nn.Module):
             memory: [B, S, D] float, of a stack with memory.
             memory_bias: [B or 1, H or 1, L, S], added to the scores of attention to it.
             keep: takes the keys and values of every block's self-attention.
+            at: [B] int64, of a stack without memory, the only position of each row whose state is
+                asked for; the last block computes no other.
 
         Returns:
-            [B, L, D] float.
+            [B, L, D] float, or [B, 1, D] of the positions `at`.
         """
-        states = self.dropout(inputs)
-        for block in self.blocks:
-            states = block(states, bias, memory, memory_bias, keep)
+        states, last = self.dropout(inputs), len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            states = block(states, bias, memory, memory_bias, keep, at if number == last else None)
         final: Tensor = self.dropout(self.final_norm(states))
         return final
 
@@ -394,12 +431,12 @@ class Continuation:
         stack: whose blocks run. With a memory, `shared` are the memory's keys and values; without,
             they are those of the row's own past, kept by `Stack.forward`.
         shared: of every block.
-        written: what the beams wrote, of every block, [B, W, h, H, K].
+        written: keys and values of what the beams wrote, of every block, [B, W, h, 2 * H * K].
     """
 
     stack: Stack
     shared: list[KeysValues]
-    written: list[KeysValues] = field(default_factory=list)
+    written: list[Tensor] = field(default_factory=list)
 
     def extend(
         self, inputs: Tensor, parents: Tensor | None, own_bias: Tensor, shared_bias: Tensor
@@ -416,12 +453,14 @@ class Continuation:
         Returns:
             [B, W, D] float, the states at the new positions.
         """
-        states, written = inputs, []
-        before: list[KeysValues | None] = [*self.written] or [None] * len(self.shared)
+        states, origins = inputs, None
+        before: list[Tensor | None] = [*self.written] or [None] * len(self.shared)
+        if parents is not None and self.written:
+            first = torch.arange(len(parents), device=parents.device) * self.written[0].shape[1]
+            origins = (parents + first[:, None]).flatten()
+        self.written = []
         for block, past, by in zip(self.stack.chain, before, self.shared, strict=True):
-            shared = Seen(by, shared_bias)
-            states, behind = block.extend(states, past, parents, own_bias, shared)
-            written.append(behind)
-        self.written = written
+            states, behind = block.extend(states, past, origins, own_bias, Shared(by, shared_bias))
+            self.written.append(behind)
         final: Tensor = self.stack.final_norm(states)
         return final

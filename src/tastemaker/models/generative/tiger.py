@@ -51,7 +51,8 @@ from tastemaker.training.stages import Batch, ComputeStage, GradientStage, Loss,
 
 __all__ = ["TIGER"]
 
-_BEAMS = 1 << 12  # prefixes extended at once
+_PREFIXES = 1 << 12  # prefixes extended at once
+_PREFIXES_IN_CACHE = 1 << 10  # on the CPU, where more would leave its caches
 _NODES = 1 << 24  # log-probabilities held at once when the whole trie is scored
 
 
@@ -247,16 +248,15 @@ class TIGER(Recommender):
             return TopK(items, scores)
         trie, width = self.trie(columns), max(k, self.config.beam_size)
         order = np.argsort(queries.histories.items.lengths, kind="stable")
-        size = max(1, _BEAMS // width)
-        for start in range(0, len(order), size):
+        prefixes = _PREFIXES_IN_CACHE if self.device.type == "cpu" else _PREFIXES
+        n_blocks = -(-len(order) // max(1, prefixes // width))
+        size = -(-len(order) // max(1, n_blocks))  # blocks are about equal
+        for start in range(0, len(order), max(1, size)):
             rows = order[start : start + size]
             closed = None
             if exclude is not None:
                 banned = exclude.take(rows)
-                closed = trie.closed_to(
-                    torch.from_numpy(banned.row_index()).to(self.device),
-                    torch.from_numpy(banned.values).to(self.device),
-                )
+                closed = trie.closed_to(banned.row_index(), banned.values)
             found = beam_search(self.writer(queries.take(rows)), trie, width, len(rows), closed)
             width_found = min(k, found.items.shape[1])
             places = torch.from_numpy(rows).to(self.device)
@@ -294,12 +294,11 @@ class DecoderOnly(nn.Module):
         """Take in histories, arguments as of `forward`, before writing what follows them."""
         stream = torch.cat([starts[:, None], tokens.flatten(1, 2)], 1)
         past: list[KeysValues] = []
-        states = self.decoder(stream, self._bias(stream), keep=past)
         last = lengths * self.num_codes  # position of each row's last code
-        first = states[torch.arange(len(states), device=states.device), last]
+        first = self.decoder(stream, self._bias(stream), keep=past, at=last)
         return Reading(
             Continuation(self.decoder, past),
-            first[:, None],
+            first,
             last,
             stream.shape[1],
             self.decoder_bias,
