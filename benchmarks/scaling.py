@@ -7,7 +7,7 @@ rows: a CSV file of ratings (a user has fifty) to a data set, `seconds`, and its
 split with the checks for leaks, `split_seconds`.
 users: top-10 lists, NDCG and recall of every user by full ranking of 10,000 items, seen ones
 masked; a table of vectors, histories of twenty events.
-items: a training step of SASRec on 16 rows of 50 events, over all items and ("sampled") with 512
+items: a training step of SASRec on 8 rows of 50 events, over all items and ("sampled") with 512
 negatives a row, and the top-10 list of one history.
 length: a training step of SASRec, HSTU and TiM4Rec on 8,192 events: rows of 32 events are 256,
 rows of 1,024 are 8.
@@ -39,14 +39,14 @@ from measuring import created, peak_memory, seconds_of, training_step
 if TYPE_CHECKING:
     from tastemaker.data import Dataset, TrainingSet
 
-USUAL = {"items": 1_000, "length": 50, "width": 64, "steps": 8, "settings": {}}
+USUAL = {"items": 1_000, "length": 50, "width": 64, "steps": 6, "settings": {}}
 EVENTS = 8_192  # of a batch whose rows grow longer
 HISTORY = 21  # events of a user who is ranked for, the last one asked for
 RANKED = 10_000  # items that are ranked for each
 RATED = 50  # rows of a user in the file
 CATALOG = 27_000  # items in the file
 LISTS = 100  # of one history each
-WARM = 3  # steps or lists that are not counted
+WARM = 2  # steps or lists that are not counted
 QUICK = {"rows": 2, "cores": 2}  # points of these axes, one of the others
 
 AXES = {
@@ -220,7 +220,7 @@ def cases() -> list[Case]:
     found = []
     for axis, values in AXES.items():
         for place, value in enumerate(values):
-            batch = {"items": 16, "length": EVENTS // value, "cores": 256}.get(axis, 64)
+            batch = {"items": 8, "length": EVENTS // value, "cores": 256}.get(axis, 64)
             settings = {axis: value, "batch": batch}
             found.append(Case(f"{axis} {value:,}", settings, place < QUICK.get(axis, 1)))
     return found
