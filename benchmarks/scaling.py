@@ -112,15 +112,21 @@ def stored(given: SimpleNamespace) -> TrainingSet:
     return TrainingSet.whole(Dataset.open(Path(given.folder) / "log"))
 
 
+def few(given: SimpleNamespace) -> TrainingSet:
+    """Eight users: what is loaded when it is first needed is loaded for them."""
+    from tastemaker.data import TrainingSet
+
+    return TrainingSet.whole(random_log(8, 9, 16, given.seed))
+
+
 def imported(given: SimpleNamespace) -> Numbers:
     from tastemaker.data import import_files, split
 
     def read(name: str) -> Dataset:
         source = Path(given.folder) / name
-        columns = {name: name for name in ("user", "item", "timestamp")}
-        return import_files(source, **columns, label="rating")
+        return import_files(source, user="user", item="item", label="rating", timestamp="timestamp")
 
-    split(read("few.csv"), "leave-one-out")
+    split(read("few.csv"), "leave-one-out")  # loads what is loaded when it is needed
     base = peak_memory("VmRSS")
     started = time.perf_counter()
     data = read("ratings.csv")
@@ -133,23 +139,23 @@ def ranked(given: SimpleNamespace) -> Numbers:
     from tastemaker.data import split
     from tastemaker.evaluation import evaluate
 
-    def seconds(data: Dataset) -> float:
+    def seconds_of_ranking(data: Dataset) -> float:
         dealt = split(data, "leave-one-out:valid=0")
         model = created("bpr-mf", dealt.train, {"hidden_size": given.width}, given.seed).eval()
         job = {"metrics": ["ndcg", "recall"], "ks": (10,), "slices": {}}
         return seconds_of(lambda: evaluate(model, dealt.test, **job))
 
     given = completed(given)
-    seconds(random_log(8, 9, 16, given.seed))  # loads what is loaded when it is needed
+    seconds_of_ranking(few(given).dataset)
     base = peak_memory("VmRSS")
-    return {"seconds": seconds(stored(given).dataset), "megabytes": beyond(base)}
+    seconds = seconds_of_ranking(stored(given).dataset)
+    return {"seconds": seconds, "megabytes": beyond(base)}
 
 
 def trained(given: SimpleNamespace) -> Numbers:
     """A training step of the side's model, by this process or as one of several."""
     import torch
 
-    from tastemaker.data import TrainingSet
     from tastemaker.training.placement import choose_device, joined_world
 
     def step(data: TrainingSet, steps: int) -> Numbers:
@@ -161,16 +167,16 @@ def trained(given: SimpleNamespace) -> Numbers:
     sizes = {"hidden_size": given.width, "max_length": given.length, "batch_size": given.batch}
     settings = {**sizes, **given.settings}
     with joined_world(choose_device("auto")) as world:
-        step(TrainingSet.whole(random_log(8, 9, 16, given.seed)), 1)
+        step(few(given), 1)
         base = peak_memory("VmRSS")
         return {**step(stored(given), given.steps), "megabytes": beyond(base)}
 
 
 def answered(given: SimpleNamespace) -> Numbers:
     """The list of one history at a time."""
-    from tastemaker.data import Queries, TrainingSet
+    from tastemaker.data import Queries
 
-    def seconds(data: TrainingSet, lists: int) -> float:
+    def milliseconds(data: TrainingSet, lists: int) -> float:
         settings = {"hidden_size": given.width, "max_length": given.length}
         model, taken = created("sasrec", data, settings, given.seed).eval(), []
         users = np.arange(data.n_users)
@@ -178,12 +184,12 @@ def answered(given: SimpleNamespace) -> Numbers:
         for user in range(lists + WARM):
             query = queries.take(slice(user, user + 1))
             taken.append(seconds_of(lambda query=query: model.recommend(query, 10)))
-        return float(np.median(taken[WARM:]))
+        return 1e3 * float(np.median(taken[WARM:]))
 
     given = completed(given)
-    seconds(TrainingSet.whole(random_log(8, 9, 16, given.seed)), 1)
+    milliseconds(few(given), 1)
     base = peak_memory("VmRSS")
-    return {"milliseconds": 1e3 * seconds(stored(given), LISTS), "megabytes": beyond(base)}
+    return {"milliseconds": milliseconds(stored(given), LISTS), "megabytes": beyond(base)}
 
 
 def with_threads(given: SimpleNamespace) -> Numbers:
