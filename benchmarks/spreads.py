@@ -51,9 +51,9 @@ def reach(points: Sequence[tuple[float, float]], most: float) -> float | None:
     """The x at which y comes to `most`, by the line or by the power law, whichever is sooner.
 
     The line knows a fixed part and is sooner below an exponent of 1, the power law above. None
-    where y rises by less than a tenth from the first point to the last: that may be noise.
+    where y rises by less than a quarter from the first point to the last: that may be noise.
     """
-    if points[-1][1] < 1.1 * points[0][1]:
+    if points[-1][1] < 1.25 * points[0][1]:
         return None
     fixed, each = line(points)
     scale, power = _power(points)
