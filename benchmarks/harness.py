@@ -20,8 +20,9 @@ How a question is written: one file in benchmarks/, say ials.py, that runs as a 
 A side is a function of the file, or a script in benchmarks/peers/ that prints the same numbers as
 one JSON line. `given` has the case's settings, then the side's, and data, folder, seed, threads.
 Ratios are ours / theirs, round by round; a target without `against` is about our own number.
-`Curve` reports how a number grows from case to case. `make bench-ials` (rounds: ROUNDS=5) writes
-benchmarks/results/ials.json, `make tables` writes docs/performance.md from all of them.
+`Curve` reports how a number grows from case to case, and where memory ends. `make bench-ials`
+(rounds: ROUNDS=5) writes benchmarks/results/ials.json, `make tables` writes docs/performance.md
+from all of them.
 `python benchmarks/ials.py --quick` runs every path in a minute and keeps its result in
 runs/benchmarks/.
 """
@@ -42,7 +43,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spreads import Spread, exponent, ratio, spread
+from spreads import Spread, exponent, line, ratio, reach, spread
 
 __all__ = ["Case", "Curve", "Numbers", "Question", "Side", "Target"]
 
@@ -57,10 +58,17 @@ Work = Callable[[SimpleNamespace], Numbers]
 
 @dataclass(frozen=True)
 class Case:
-    """Settings under a name; `data` and `split` among them say what `exported` writes."""
+    """Settings under a name; `data` and `split` among them say what `exported` writes.
+
+    Attributes:
+        name: as the tables print it.
+        settings: what `given` holds.
+        quick: whether `--quick` runs it.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    quick: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,10 +116,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Curve:
-    """How `measure` grows with the setting `over`: an exponent per side, by least squares."""
+    """How `measure` grows with the setting `over`: an exponent per side, by least squares.
+
+    Attributes:
+        measure: the number.
+        over: the setting; every case that has it gives a point.
+        memory: whether the measure is MiB, and where it fills the machine's memory is asked.
+    """
 
     measure: str
     over: str
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,17 +192,18 @@ class _Running:
         question = self.question
         print(question.title)
         for case in question.cases:
-            if not self.options.case or case.name in self.options.case:
+            asked = not self.options.case or case.name in self.options.case
+            if asked and (case.quick or not self.options.quick):
                 self._case(case)
         result = self.result()
         folder = QUICK if self.options.quick else RESULTS
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.file.stem}.json"
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        for line in self.failures:
-            print(f"failed: {line}", file=sys.stderr)
+        for failure in self.failures:
+            print(f"failed: {failure}", file=sys.stderr)
         for row in result["curves"]:
-            print(f"{row['side']}: {row['measure']} grows as {row['over']}^{row['exponent']:.2f}")
+            print(growth(row))
         for row in result["targets"]:
             print(verdict(row))
         if self.failures:
@@ -272,6 +288,7 @@ class _Running:
         from tastemaker.experiment.environment import describe_environment
 
         place = describe_environment()
+        memory = place["memory_bytes"]
         shown = shlex.join([f"benchmarks/{self.file.name}", *sys.argv[1:]])
         return {
             "question": self.file.stem,
@@ -286,7 +303,9 @@ class _Running:
             },
             "targets": [row for target in self.question.targets for row in judged(target, raw)],
             "curves": [
-                row for curve in self.question.curves for row in grown(curve, raw, self.settings)
+                row
+                for curve in self.question.curves
+                for row in grown(curve, raw, self.settings, memory)
             ],
         }
 
@@ -329,9 +348,12 @@ def judged(target: Target, raw: Raw) -> list[dict[str, Any]]:
 
 
 def grown(
-    curve: Curve, raw: Raw, settings: Mapping[str, Mapping[str, Any]]
+    curve: Curve,
+    raw: Raw,
+    settings: Mapping[str, Mapping[str, Any]],
+    memory_bytes: int | None,
 ) -> list[dict[str, Any]]:
-    """A row per side: the points of the curve and its exponent."""
+    """A row per side: the points of the curve and its exponent, and where memory ends."""
     sides = dict.fromkeys(side for case in raw.values() for side in case)
     rows = []
     for side in sides:
@@ -343,9 +365,21 @@ def grown(
         ]
         if len(points) > 1:
             power = exponent(points)
-            row = {"side": side, "measure": curve.measure, "over": curve.over}
-            rows.append({**row, "points": points, "exponent": power})
+            row: dict[str, Any] = {"side": side, "measure": curve.measure, "over": curve.over}
+            row |= {"points": points, "exponent": power}
+            if curve.memory and memory_bytes:
+                each = line(points)[1] * 2**20
+                row |= {"bytes_each": each, "ends_at": reach(points, memory_bytes / 2**20)}
+            rows.append(row)
     return rows
+
+
+def growth(row: Mapping[str, Any]) -> str:
+    """A row of the curves as one line."""
+    what = f"{row['side']}: {row['measure']} grows as {row['over']}^{row['exponent']:.2f}"
+    if row.get("ends_at"):
+        what += f", {figure(row['bytes_each'])} bytes each; memory ends at {row['ends_at']:,.0f}"
+    return what
 
 
 def verdict(row: Mapping[str, Any]) -> str:

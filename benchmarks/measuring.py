@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from tastemaker.data import Part, Split, TrainingSet
     from tastemaker.models.base import Recommender
+    from tastemaker.training.loop import GradientLoop
+    from tastemaker.training.placement import World
 
 __all__ = [
     "created",
@@ -25,6 +28,7 @@ __all__ = [
     "peak_memory",
     "seconds_of",
     "training_rate",
+    "training_step",
 ]
 
 
@@ -95,7 +99,7 @@ def ndcg(model: Recommender, part: Part, k: int = 10) -> float:
 
 
 class _Enough(Exception):  # noqa: N818 - it is none
-    """The clock of `training_rate` has run out."""
+    """The loop has run as long as was asked for."""
 
 
 def training_rate(
@@ -108,22 +112,7 @@ def training_rate(
     Returns:
         `targets_per_second` (what the loss counts: targets, triples, rows) and `steps_per_second`.
     """
-    from tastemaker.training.loop import GradientLoop
-    from tastemaker.training.placement import World, choose_device
-    from tastemaker.training.stages import Batch, GradientStage, Loss
-
-    device = choose_device("auto")
-    stage = next(s for s in model.to(device).stages(data) if isinstance(s, GradientStage))
-    (objective,) = stage.objectives
-    weights: list[Any] = []  # targets of each step, on the device
-
-    def counted(batch: Batch) -> Loss:
-        loss = objective.loss(batch)
-        weights.append(loss.weight)
-        return loss
-
-    stage = replace(stage, objectives=[replace(objective, loss=counted)], epochs=10_000)
-    loop = GradientLoop(stage, model, seed=seed, device=device, world=World(), validate=None)
+    loop, weights = _counting_loop(model, data, seed)
     clock: list[float] = []  # when it was warm, when it was enough
     first = 0
     began = time.perf_counter()
@@ -148,6 +137,74 @@ def training_rate(
         "targets_per_second": targets / spent,
         "steps_per_second": (len(weights) - first) / spent,
     }
+
+
+def training_step(
+    model: Recommender,
+    data: TrainingSet,
+    *,
+    steps: int,
+    warm: int,
+    seed: int = 0,
+    world: World | None = None,
+) -> dict[str, float]:
+    """A number of steps of a model's gradient stage by the real loop, after `warm` others.
+
+    Args:
+        model: what trains.
+        data: on which rows.
+        steps: how many are timed; all processes of a world make as many.
+        warm: how many are not: kernels are compiled per shape.
+        seed: of the loop.
+        world: this process among those that train together; alone by default.
+
+    Returns:
+        `milliseconds` of a step, the median, and `targets_per_second` of all processes at it.
+    """
+    import torch
+
+    loop, weights = _counting_loop(model, data, seed, world)
+    clock: list[float] = []  # when each step from the last warm one ended
+
+    def after_turn() -> None:
+        if loop.device.type == "cuda":
+            torch.cuda.synchronize()
+        if len(weights) >= warm:
+            clock.append(time.perf_counter())
+        if len(weights) == warm + steps:
+            raise _Enough
+
+    with suppress(_Enough):
+        for _ in loop.run(after_turn):
+            pass
+    targets = torch.tensor(targets_so_far(weights[warm:]) / steps)
+    loop.world.sum([targets])
+    median = float(np.median(np.diff(clock)))
+    return {"milliseconds": 1e3 * median, "targets_per_second": float(targets) / median}
+
+
+def _counting_loop(
+    model: Recommender, data: TrainingSet, seed: int, world: World | None = None
+) -> tuple[GradientLoop, list[Any]]:
+    """The loop of a model's gradient stage, and the targets of each of its steps."""
+    from tastemaker.training.loop import GradientLoop
+    from tastemaker.training.placement import World, choose_device
+    from tastemaker.training.stages import Batch, GradientStage, Loss
+
+    device = choose_device("auto")
+    stage = next(s for s in model.to(device).stages(data) if isinstance(s, GradientStage))
+    (objective,) = stage.objectives
+    weights: list[Any] = []  # on the device
+
+    def counted(batch: Batch) -> Loss:
+        loss = objective.loss(batch)
+        weights.append(loss.weight)
+        return loss
+
+    stage = replace(stage, objectives=[replace(objective, loss=counted)], epochs=10_000)
+    world = world or World()
+    loop = GradientLoop(stage, model, seed=seed, device=device, world=world, validate=None)
+    return loop, weights
 
 
 def targets_so_far(weights: Sequence[Any]) -> float:

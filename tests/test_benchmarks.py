@@ -102,6 +102,26 @@ def test_exponent_of_a_power_law(spreads, power):
     assert math.isclose(spreads.exponent(points), power)
 
 
+def test_a_line_has_a_fixed_part_and_one_of_each(spreads):
+    fixed, each = spreads.line([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)])
+    assert (fixed, each) == (pytest.approx(3.0), pytest.approx(2.0))
+
+
+@pytest.mark.parametrize(
+    ("law", "most", "end"),
+    [
+        (lambda x: 3.0 * x, 300.0, 100.0),  # line and power law agree
+        (lambda x: 50.0 + 2.0 * x, 250.0, 100.0),  # the power law would be later: a fixed part
+        (lambda x: 2.0 * x**2, 20_000.0, 100.0),  # the line would be later
+        (lambda x: 5.0 + 0.01 * x, 300.0, None),  # too little growth to tell
+        (lambda x: 5.0 / x, 300.0, None),
+    ],
+)
+def test_where_a_curve_comes_to_a_limit(spreads, law, most, end):
+    points = [(x, law(x)) for x in (1.0, 2.0, 4.0, 8.0)]
+    assert spreads.reach(points, most) == (None if end is None else pytest.approx(end))
+
+
 def test_sides_take_turns_on_prepared_cases(harness, monkeypatch, tmp_path):
     answered(harness, monkeypatch, tmp_path)
     turns = ["small ours True", "small theirs True"] * 2 + [
@@ -130,6 +150,29 @@ def test_a_result_has_raw_numbers_targets_and_curves(harness, monkeypatch, tmp_p
     assert exponents == {"ours": 2.0, "theirs": 1.0}
 
 
+def test_memory_is_continued_to_that_of_the_machine(
+    harness, performance, monkeypatch, tmp_path, capsys
+):
+    script = SCRIPT.replace('Curve("rows_per_second", "size")', 'Curve("seconds", "size", True)')
+    script = script.replace('"seconds": 2.0', '"seconds": 100.0 * given.size')  # MiB here
+    (row,) = answered(harness, monkeypatch, tmp_path, script=script)["curves"]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert row["bytes_each"] == pytest.approx(100 * 2**20)
+    assert row["ends_at"] == pytest.approx(memory / (100 * 2**20))
+    assert f"memory ends at {row['ends_at']:,.0f}" in capsys.readouterr().out
+    monkeypatch.setattr(performance, "RESULTS", tmp_path / "results")
+    line = performance.ends_table().splitlines()[-1]
+    assert line.startswith("| ours (`toy`) | size | 1 to 10 | 100 to 1,000 | 1.00 | 100,000,000 |")
+
+
+def test_a_quick_run_leaves_out_what_is_not_quick(harness, monkeypatch, tmp_path):
+    script = SCRIPT.replace('{"size": 10})', '{"size": 10}, quick=False)')
+    monkeypatch.setattr(harness, "QUICK", tmp_path / "results")
+    assert set(answered(harness, monkeypatch, tmp_path, "--quick", script=script)["cases"]) == {
+        "small"
+    }
+
+
 def test_a_broken_side_fails_and_the_others_are_kept(harness, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         answered(harness, monkeypatch, tmp_path, script=SCRIPT.replace('cases=("none",)', ""))
@@ -147,7 +190,7 @@ def test_tables_show_targets_and_what_was_missed(harness, performance, monkeypat
         in (table.splitlines())
     )
     assert "| time (`toy`) | large | seconds | <= 1.5 | 2 | - | - | **no** |" in table.splitlines()
-    assert "| `toy` | ours | rows a second over size | 1: 6, 10: 600 | 2.00 |" in (
+    assert "| `toy` | ours | rows a second over size | 1: 6, 10: 600 | 2.00 | 2.00 |" in (
         performance.curves_table().splitlines()
     )
     assert performance.missed([result]) == ["toy"]
@@ -171,6 +214,15 @@ def test_questions_name_sides_and_scripts_that_exist(name, monkeypatch):
         if isinstance(side.work, str):
             assert (BENCHMARKS / "peers" / side.work).is_file(), side
             assert (BENCHMARKS / "peers" / f"{side.environment}.txt").is_file(), side
+
+
+def test_a_case_of_scaling_lies_on_one_axis(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    scaling = importlib.import_module("scaling")
+    for case in scaling.QUESTION.cases:
+        assert len(scaling.AXES.keys() & case.settings) == 1, case
+    measured = {curve.over for curve in scaling.QUESTION.curves}
+    assert measured == set(scaling.AXES)
 
 
 def test_environments_pin_every_version():

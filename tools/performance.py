@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["curves_table", "figure", "machines", "missed", "results", "targets_table"]
+__all__ = [
+    "curves_table",
+    "ends_table",
+    "figure",
+    "machines",
+    "missed",
+    "results",
+    "targets_table",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -81,23 +90,54 @@ def targets_table() -> str:
 
 
 def curves_table() -> str:
-    """How measures grow: the points of every curve and its exponent."""
+    """How measures grow: the points of every curve, its exponent and that of its last step."""
     rows = []
     for result in results():
         for curve in result["curves"]:
             points = ", ".join(f"{figure(x)}: {figure(y)}" for x, y in curve["points"])
             about = f"{words(curve['measure'])} over {words(curve['over'])}"
-            rows.append(
-                [
-                    f"`{result['question']}`",
-                    curve["side"],
-                    about,
-                    points,
-                    f"{curve['exponent']:.2f}",
-                ]
-            )
-    header = ("question", "side", "curve", "points", "exponent")
+            powers = [curve["exponent"], last_exponent(curve["points"])]
+            told = [f"{power:.2f}" for power in powers]
+            rows.append([f"`{result['question']}`", curve["side"], about, points, *told])
+    header = ("question", "side", "curve", "points", "exponent", "at the end")
     return markdown(header, rows) if rows else "No curves yet."
+
+
+def last_exponent(points: Sequence[Sequence[float]]) -> float:
+    """That between the last two points, where fixed parts weigh least."""
+    (x, y), (last_x, last_y) = points[-2:]
+    return math.log(last_y / y) / math.log(last_x / x)
+
+
+def ends_table() -> str:
+    """Where the memory of the machine ends: every curve of memory, continued."""
+    rows = []
+    for result in results():
+        memory = result["machine"]["memory_bytes"]
+        for curve in result["curves"]:
+            if "ends_at" in curve:
+                (first, least), (last, most) = curve["points"][0], curve["points"][-1]
+                end = curve["ends_at"]
+                rows.append(
+                    [
+                        f"{curve['side']} (`{result['question']}`)",
+                        words(curve["over"]),
+                        f"{figure(first)} to {figure(last)}",
+                        f"{figure(least)} to {figure(most)}",
+                        f"{curve['exponent']:.2f}",
+                        "-" if end is None else figure(rounded(curve["bytes_each"])),
+                        "does not grow"
+                        if end is None
+                        else f"{figure(rounded(end))} of {memory / 2**30:.0f} GiB",
+                    ]
+                )
+    header = ("what", "over", "range", "MiB", "exponent", "bytes each", "ends at")
+    return markdown(header, rows) if rows else "No curves of memory yet."
+
+
+def rounded(value: float) -> float:
+    """To two digits, which is what a continued curve knows."""
+    return float(f"{value:.1e}")
 
 
 def machines() -> str:

@@ -228,6 +228,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {
         "targets": performance.targets_table,
         "curves": performance.curves_table,
+        "memory": performance.ends_table,
         "machines": performance.machines,
     },
     "docs/reproduction.md": {"results": reproduce.results_table},

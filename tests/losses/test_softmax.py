@@ -87,6 +87,17 @@ def test_chunked_never_holds_more_than_a_chunk_of_logits():
     assert seen.size == 8000
 
 
+def test_chunks_of_a_large_catalog_are_64_rows():
+    """Fewer would read and write the table more often than they compute with it."""
+    states, table, bias, targets = problem(100, 70_000, 2, torch.float64)
+    inputs = [states, table, bias]
+    expected = value_and_gradients(full_softmax(states, table, targets, bias=bias), inputs)
+    with LargestTensor() as seen:
+        loss = chunked_softmax(states, table, targets, bias=bias)
+    assert seen.size == 64 * 70_000
+    torch.testing.assert_close(value_and_gradients(loss, inputs), expected)
+
+
 def test_chunked_without_gradients_gives_the_value():
     states, table, _, targets = problem()
     with torch.no_grad():

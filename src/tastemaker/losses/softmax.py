@@ -23,6 +23,7 @@ __all__ = ["candidate_scores", "chunked_softmax", "full_softmax", "sampled_softm
 
 _ROW_STEP = 64  # rows of a chunk are padded to a multiple of it
 _CHUNK = 1 << 22  # logits held at once: large enough for the matrix units, small enough for cache
+_BLOCK = 1 << 16  # items whose gradients are added at once, out of cache
 
 
 def full_softmax(
@@ -62,20 +63,21 @@ def chunked_softmax(
     bias: Tensor | None = None,
     temperature: float = 1.0,
     cosine: bool = False,
-    chunk: int = _CHUNK,
+    chunk: int | None = None,
 ) -> Tensor:
-    """The same value and gradients as `full_softmax`, holding at most `chunk` logits.
+    """The same value and gradients as `full_softmax`, holding a chunk of logits at a time.
 
-    A chunk holds whole rows of N logits, at least one. Time and memory besides: 6 T N D
-    operations with gradients, one float32 [N, D]. A target whose probability underflows reads as
+    A chunk holds whole rows of N logits, at least one. Each chunk reads and writes tensors of the
+    table's size, so few rows a chunk are slow. Time and memory besides: 6 T N D operations with
+    gradients, one float32 [N, D]. A target whose probability underflows reads as
     a loss of 87 (its gradient is right). Gradients of gradients are not available.
 
     Args:
         states, table, targets, bias, temperature, cosine: as in `full_softmax`.
-        chunk: logits in memory at once.
+        chunk: logits in memory at once; by default four million, or 64 rows where that is more.
     """
     states, table = _comparable(states, table, temperature, cosine)
-    rows = max(1, chunk // len(table))
+    rows = max(_ROW_STEP, _CHUNK // len(table)) if chunk is None else max(1, chunk // len(table))
     loss: Tensor = _ChunkedSoftmax.apply(states, table, targets, bias, rows)  # type: ignore[no-untyped-call]
     return loss
 
@@ -209,6 +211,7 @@ def _loss_and_gradients(
     )
     by_table = torch.zeros(states.shape[1], n_items, dtype=wide, device=losses.device)  # transposed
     by_bias = None if bias is None else torch.zeros(n_items, dtype=wide, device=losses.device)
+    blocks = [slice(at, at + _BLOCK) for at in range(0, n_items, _BLOCK)]
     buffer = inputs.new_empty(min(rows, padded), n_items)
     second = torch.empty_like(buffer)
     for start in range(0, padded, rows):
@@ -222,9 +225,12 @@ def _loss_and_gradients(
         losses[some] = probabilities.gather(1, chosen[some, None]).squeeze(1)
         if learns:
             by_states[some] = probabilities @ weights
-            by_table += part.T @ probabilities
+            for block in blocks:
+                by_table[:, block] += part.T @ probabilities[:, block]
             if by_bias is not None:
                 by_bias += probabilities[: count - start].sum(0, dtype=wide)
+        del logits, probabilities  # views, which keep the buffers
+    del buffer, second, weights  # before the table's gradient is copied
     losses = losses[:count]
     loss = -losses.clamp_min_(torch.finfo(wide).tiny).log_().mean()
     if not learns:
