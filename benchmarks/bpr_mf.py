@@ -9,8 +9,8 @@ stand beside the rate.
 
 The settings of both were chosen by NDCG@10 on the validation part of `leave-one-out`. implicit's
 defaults are the best of those tried, .0360; with learning rate .03 it has .0338 after 50 and .0345
-after 100 iterations, with regularization .03 besides .0316. Ours has .0403, a fit of
-half the epochs .0368.
+after 100 iterations, with regularization .03 besides .0316. Ours has .0403, a fit of half the
+epochs .0368.
 """
 
 from __future__ import annotations

@@ -59,6 +59,26 @@ def test_shared_loss_is_that_of_its_triples():
     assert loss.weight == 2
 
 
+@pytest.mark.parametrize("negatives", ["own", "shared"])
+def test_gradients_repeat_on_several_threads(negatives):
+    data = training_set(random_matrix(300, 200))
+    settings = {"negatives": negatives, "num_negatives": 4, "batch_size": 8192, "hidden_size": 64}
+    model = BPRMF.create(settings, data.dataset)
+    batches = model.objectives(data)[0].batches
+    generator = np.random.default_rng(0)
+    batch = batches.gather(batches.plan(generator)[0], generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *rest = (
+            torch.autograd.grad(model.loss(batch).value, list(model.parameters())) for _ in range(8)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    for other in rest:
+        assert all(torch.equal(*pair) for pair in zip(first, other, strict=True))
+
+
 def test_fold_in_is_the_newton_step_of_the_users_own_loss():
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(12, 4, generator=generator, dtype=torch.float64)
