@@ -1,14 +1,23 @@
 """BPR-MF: triples a second of a whole fit, and what it learned.
 
 A triple is a user, an item they took and one they did not. implicit moves three rows after each
-triple, on all threads at once; ours takes Adam's step for a batch of triples. They learn at
-different paces, so the seconds of the fit and NDCG@10 after it stand beside the rate. Epochs are
-what each needs to come near its best.
+triple, on all threads at once; it draws the second item by popularity and passes over those that
+the user took, which are counted here as if they had been learned from. Ours takes Adam's step for
+a batch of positives that share uniform negatives; pairs with an item that the user took are left
+out and not counted. They learn at different paces, so the seconds of the fit and NDCG@10 after it
+stand beside the rate.
+
+The settings of both were chosen by NDCG@10 on the validation part of `leave-one-out`. implicit's
+defaults are the best of those tried, .0360; with learning rate .03 it has .0338 after 50 and .0345
+after 100 iterations, with regularization .03 besides .0316. Ours has .0406; .0403 after 10 epochs
+with learning rate .01 and regularization .005.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+
+import numpy as np
 
 from harness import Case, Numbers, Question, Side, Target
 from measuring import created, dealt, exported, ndcg, seconds_of
@@ -21,7 +30,9 @@ def ours(given: SimpleNamespace) -> Numbers:
     settings = {"hidden_size": given.width, "epochs": given.epochs, "monitor": None, **given.ours}
     model = created("bpr-mf", split.train, settings, given.seed)
     seconds = seconds_of(lambda: fit(model, split.train, seed=given.seed))
-    triples = len(split.train) * given.epochs * model.config.num_negatives
+    lengths = np.diff(split.train.offsets)  # nobody has an item twice
+    unknown = 1 - (lengths**2).sum() / lengths.sum() / split.train.n_items  # of a positive's draws
+    triples = len(split.train) * given.epochs * model.config.num_negatives * unknown
     return {
         "triples_per_second": triples / seconds,
         "seconds": seconds,
@@ -32,8 +43,15 @@ def ours(given: SimpleNamespace) -> Numbers:
 SETTINGS = {
     "split": "leave-one-out:valid=0",
     "width": 64,
-    "epochs": 20,
-    "ours": {"num_negatives": 4, "learning_rate": 5e-3, "batch_size": 8192},
+    "epochs": 7,
+    "ours": {
+        "negatives": "shared",
+        "num_negatives": 64,
+        "batch_size": 2048,
+        "learning_rate": 0.02,
+        "decay": "linear",
+        "regularization": 4e-3,
+    },
     "implicit_epochs": 100,  # its default, as the next two
     "implicit_learning_rate": 0.01,
     "implicit_regularization": 0.01,

@@ -192,3 +192,9 @@ def test_it_answers_as_its_base_does():
     expected = model.base.recommend(queries, 5)
     assert torch.equal(model.recommend(queries, 5).items, expected.items)
     assert torch.equal(model.score(queries.anonymous()), model.base.score(queries.anonymous()))
+
+
+def test_a_base_whose_negatives_are_shared_is_refused():
+    settings = {"base": "bpr-mf", "base_settings": {"negatives": "shared"}}
+    with pytest.raises(ConfigError, match="needs 'own'"):
+        APR.create(settings, training_set(random_matrix()).dataset)

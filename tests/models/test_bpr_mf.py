@@ -40,6 +40,45 @@ def test_loss_is_that_of_the_paper():
     assert loss.weight == 2
 
 
+def test_shared_loss_is_that_of_its_triples():
+    """Every user with every negative of the batch that they do not know."""
+    settings = {"regularization": 0.5, "negatives": "shared"}
+    model = BPRMF.create(settings, training_set(random_matrix()).dataset)
+    users, positives, negatives = torch.tensor([0, 7]), torch.tensor([3, 1]), torch.tensor([5, 30])
+    unknown = torch.tensor([[True, True], [False, True]])
+    batch = Batch(
+        {"users": users, "positives": positives, "unknown": unknown}, {"negatives": negatives}
+    )
+    U, V = model.user_embedding.weight, model.item_embedding.weight
+    triples = [(0, 3, 5), (0, 3, 30), (7, 1, 30)]
+    ranking = torch.stack([-logsigmoid(U[u] @ V[i] - U[u] @ V[j]) for u, i, j in triples]).mean()
+    rows = (U[users], V[positives], V[negatives])
+    penalty = 0.5 * 0.5 * sum(part.square().sum(1).mean() for part in rows)
+    loss = model.loss(batch)
+    torch.testing.assert_close(loss.value, ranking + penalty)
+    assert loss.weight == 2
+
+
+@pytest.mark.parametrize("negatives", ["own", "shared"])
+def test_gradients_repeat_on_several_threads(negatives):
+    data = training_set(random_matrix(300, 200))
+    settings = {"negatives": negatives, "num_negatives": 4, "batch_size": 8192, "hidden_size": 64}
+    model = BPRMF.create(settings, data.dataset)
+    batches = model.objectives(data)[0].batches
+    generator = np.random.default_rng(0)
+    batch = batches.gather(batches.plan(generator)[0], generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, *rest = (
+            torch.autograd.grad(model.loss(batch).value, list(model.parameters())) for _ in range(8)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    for other in rest:
+        assert all(torch.equal(*pair) for pair in zip(first, other, strict=True))
+
+
 def test_fold_in_is_the_newton_step_of_the_users_own_loss():
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(12, 4, generator=generator, dtype=torch.float64)
@@ -67,9 +106,11 @@ def test_fold_in_ranks_like_the_learned_user():
     assert agreement > 0.85, f"Spearman correlation {agreement:.3f}"
 
 
-def test_hidden_items_of_the_checkerboard_come_first():
+@pytest.mark.parametrize("negatives", ["own", "shared"])
+def test_hidden_items_of_the_checkerboard_come_first(negatives):
     data = training_set(checkerboard())
-    model = fitted(BPRMF, data, **QUICK | {"hidden_size": 4, "num_negatives": 4})
+    settings = {"hidden_size": 4, "num_negatives": 4, "negatives": negatives}
+    model = fitted(BPRMF, data, **QUICK | settings)
     assert_hidden_item_first(model, data)
 
 

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from tastemaker.data import Dataset, Ragged, TrainingSet
 from tastemaker.errors import DataError
-from tastemaker.training import NegativeSampler, PairBatches, PrefixBatches, SequenceBatches
+from tastemaker.training import (
+    NegativeSampler,
+    PairBatches,
+    PrefixBatches,
+    SequenceBatches,
+    SharedPairBatches,
+)
 from tests.models.sequences import log, random_log
 
 PAD = 6
@@ -140,12 +146,80 @@ def test_negatives_of_unbounded_users_equal_the_plain_law():
     assert np.bincount(drawn.ravel(), minlength=50) / drawn.size == pytest.approx(0.02, abs=0.002)
 
 
+@pytest.mark.parametrize("count", [3, 40])
+def test_what_rows_do_not_know_of_shared_items(count):
+    """A few items of many rows and many items of a few rows are found from either side."""
+    generator = np.random.default_rng(0)
+    lists = [generator.choice(40, size, replace=False).tolist() for size in range(0, 40, 2)]
+    sampler = NegativeSampler.build(40, known=Ragged.from_lists(lists))
+    for rows in (np.array([7, 3, 7, 0, 19]), np.arange(20)[::-1].copy()):
+        items = sampler.draw_shared(count, generator)
+        assert len(set(items.tolist())) == count
+        expected = [[item not in lists[row] for item in items] for row in rows]
+        assert sampler.unknown(rows, items).tolist() == expected
+
+
+def test_a_bit_and_a_search_agree_on_what_is_known(monkeypatch):
+    generator = np.random.default_rng(0)
+    lists = [generator.choice(37, size, replace=False).tolist() for size in (0, 37, 1, 20)]
+    known = Ragged.from_lists(lists)
+    rows = np.arange(4)
+    fast = NegativeSampler.build(37, known=known).draw_for(rows, 9, np.random.default_rng(1))
+    monkeypatch.setattr("tastemaker.training.samplers._BITMAP_BYTES", 0)
+    slow = NegativeSampler.build(37, known=known).draw_for(rows, 9, np.random.default_rng(1))
+    assert np.array_equal(fast, slow)
+    assert not set(fast[3].tolist()) & set(lists[3])
+
+
+def test_shared_pairs_visit_every_interaction_and_compare_unknown_items():
+    data = training_set([0, 1, 2, 3, 4], [5, 0], [1, 2, 3])
+    batches = SharedPairBatches.of(data, batch_size=4, num_negatives=4)
+    generator = np.random.default_rng(0)
+    seen = []
+    for rows in batches.plan(generator):
+        batch = batches.gather(rows, generator)
+        seen += list(zip(batch["users"].tolist(), batch["positives"].tolist(), strict=True))
+        negatives = batch["negatives"].tolist()
+        assert len(set(negatives)) == 4
+        for user, unknown in zip(batch["users"].tolist(), batch["unknown"].tolist(), strict=True):
+            known = set(data.histories().items.row(user).tolist())
+            assert unknown == [item not in known for item in negatives]
+    assert sorted(seen) == sorted(zip(data.users.tolist(), data.items.tolist(), strict=True))
+
+
+def test_shared_negatives_are_uniform_over_the_items_a_user_does_not_know():
+    data = training_set([0, 1, 2, 3, 4, 5], [5, 0])
+    batches = SharedPairBatches.of(data, batch_size=8, num_negatives=3)
+    generator = np.random.default_rng(0)
+    counts = np.zeros((data.n_users, data.n_items))
+    for _ in range(4000):
+        batch = batches.gather(np.arange(8), generator)
+        drawn, unknown = batch["negatives"].numpy(), batch["unknown"].numpy()
+        for row in (0, 7):  # a pair of either user
+            counts[batch["users"][row], drawn[unknown[row]]] += 1
+    known = data.histories().items.row(1)
+    assert not counts[0].any(), "the first user knows every item"
+    assert not counts[1][known].any()
+    rest = np.delete(counts[1], known) / counts[1].sum()
+    assert rest == pytest.approx(1 / 4, abs=0.015)
+
+
+def test_more_shared_negatives_than_items_are_all_items():
+    drawn = NegativeSampler.build(5).draw_shared(9, np.random.default_rng(0))
+    assert sorted(drawn.tolist()) == [0, 1, 2, 3, 4]
+
+
 def test_parts_of_a_batch_keep_what_is_shared():
     data = training_set([0, 1, 2], [3, 4])
     batch = PairBatches.of(data, batch_size=5).gather(np.arange(5), np.random.default_rng(0))
     parts = [batch.part(0, 2), batch.part(2, 5)]
     assert [len(part) for part in parts] == [2, 3]
     assert torch.equal(torch.cat([part["users"] for part in parts]), batch["users"])
+    batches = SharedPairBatches.of(data, batch_size=5, num_negatives=3)
+    batch = batches.gather(np.arange(5), np.random.default_rng(0))
+    for part, n_rows in zip([batch.part(0, 2), batch.part(2, 5)], (2, 3), strict=True):
+        assert part["unknown"].shape == (n_rows, 3)
+        assert torch.equal(part["negatives"], batch["negatives"])
 
 
 def test_a_batch_of_one_row_keeps_its_last_target():

@@ -1,6 +1,11 @@
 """Training: stages, batches and the loop that runs them."""
 
-from tastemaker.training.batches import PairBatches, PrefixBatches, SequenceBatches
+from tastemaker.training.batches import (
+    PairBatches,
+    PrefixBatches,
+    SequenceBatches,
+    SharedPairBatches,
+)
 from tastemaker.training.fit import FitResult, fit
 from tastemaker.training.loop import TrainingError
 from tastemaker.training.samplers import NegativeSampler
@@ -28,6 +33,7 @@ __all__ = [
     "PairBatches",
     "PrefixBatches",
     "SequenceBatches",
+    "SharedPairBatches",
     "Stage",
     "TrainingError",
     "fit",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from tastemaker.errors import DataError
 from tastemaker.training.samplers import NegativeSampler
 from tastemaker.training.stages import Batch
 
-__all__ = ["PairBatches", "PrefixBatches", "SequenceBatches", "shuffled"]
+__all__ = ["PairBatches", "PrefixBatches", "SequenceBatches", "SharedPairBatches", "shuffled"]
 
 _LENGTH_STEP = 8  # rows are padded to a multiple of it, at most to max_length
 
@@ -45,7 +46,7 @@ class PairBatches:
     @classmethod
     def of(
         cls, data: TrainingSet, batch_size: int, *, num_negatives: int = 1, alpha: float = 0.0
-    ) -> PairBatches:
+    ) -> Self:
         """Pairs of a training set; negatives by popularity^alpha (0 = uniform)."""
         sampler = NegativeSampler.build(
             data.n_items,
@@ -69,6 +70,30 @@ class PairBatches:
                 "positives": torch.from_numpy(self.items[rows]),
                 "negatives": torch.from_numpy(negatives),
             }
+        )
+
+
+@dataclass(frozen=True)
+class SharedPairBatches(PairBatches):
+    """Every training interaction once an epoch, with negatives that the batch has in common.
+
+    A batch has rows `users` [B] and `positives` [B] int64 and `unknown` [B, K] bool, which
+    negatives each user does not know; and the shared `negatives` [K] int64, K different items drawn
+    uniformly, `num_negatives` of them or the whole catalog. Of those a user does not know, each is
+    equally likely, as with negatives of their own.
+    """
+
+    def gather(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Batch:
+        """Pairs of these rows, and fresh negatives for all of them."""
+        users = self.users[rows]
+        negatives = self.sampler.draw_shared(self.num_negatives, generator)
+        return Batch(
+            {
+                "users": torch.from_numpy(users),
+                "positives": torch.from_numpy(self.items[rows]),
+                "unknown": torch.from_numpy(self.sampler.unknown(users, negatives)),
+            },
+            {"negatives": torch.from_numpy(negatives)},
         )
 
 

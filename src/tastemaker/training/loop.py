@@ -194,7 +194,7 @@ class GradientLoop:
         for rows in turn.rows:
             batch = source.gather(rows, generator)
             parts.append(batch.part(*self.world.share(len(batch))).to(self.device))
-        torch.manual_seed(torch_seed(self.seed, "step", *where, self.world.rank))
+        self._reseed(torch_seed(self.seed, "step", *where, self.world.rank))
         for objective in turn.objectives:
             self._differentiate(objective, parts)
             self._move(objective)
@@ -202,6 +202,13 @@ class GradientLoop:
             live = [value.detach() for _, value in self.model.named_parameters()]
             torch._foreach_lerp_(list(self.averages.values()), live, 1 - stage.ema)
         self._call(stage.after_step)
+
+    def _reseed(self, seed: int) -> None:
+        """Seed torch; `torch.manual_seed` records the stack for every GPU that is not there yet."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _differentiate(self, objective: Objective, parts: Sequence[Batch]) -> None:
         """Leave the gradient of the mean loss over all targets, here and elsewhere, in `.grad`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from tastemaker.data.queries import Ragged
 
 __all__ = ["NegativeSampler"]
 
+_BITMAP_BYTES = 1 << 26  # of a table of all rows and items, a bit a pair; above it, binary search
 _MAX_ROUNDS = 20  # after these redraws a user with nearly every item keeps what was drawn
 
 
@@ -80,8 +82,60 @@ class NegativeSampler:
             flat[pending] = self.draw((len(pending),), generator)
         return drawn
 
+    def draw_shared(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Different items for all rows together, drawn uniformly, [min(count, N)] int64."""
+        if self.weights is not None:
+            raise ValueError("items that rows share are drawn uniformly; use alpha=0")
+        size = min(count, self.n_items)
+        return generator.choice(self.n_items, size, replace=False, shuffle=False)
+
+    def unknown(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of `items` [K], all different, is unknown to each row, [len(rows), K] bool.
+
+        Cost: besides the answer, the known items of the distinct rows or the rows that know
+        `items`, whichever are fewer on average.
+        """
+        if self.known is None:
+            return np.ones((len(rows), len(items)), np.bool_)
+        present, inverse = np.unique(rows, return_inverse=True)
+        answer = np.ones((len(present), len(items)), np.bool_)
+        if len(items) * len(self.known) <= len(present) * self.n_items:
+            column, row = _meeting(self._knowers, items, present)
+        else:
+            row, column = _meeting(self.known, present, items)
+        answer[row, column] = False
+        return answer[inverse]
+
+    @cached_property
+    def _knowers(self) -> Ragged:
+        """The rows that know each item, N rows."""
+        assert self.known is not None
+        order = np.argsort(self.known.values, kind="stable")
+        counts = np.bincount(self.known.values, minlength=self.n_items)
+        return Ragged.from_lengths(self.known.row_index()[order], counts)
+
+    @cached_property
+    def _bitmap(self) -> NDArray[np.uint8] | None:
+        """A bit for each row and item that is set where it is known; `None` if it is too large."""
+        assert self.known is not None
+        size = -(-len(self.known) * self.n_items // 8)
+        if size > _BITMAP_BYTES:
+            return None
+        keys = self.known.row_index() * self.n_items + self.known.values
+        bits = np.zeros(size, np.uint8)
+        np.bitwise_or.at(bits, keys >> 3, (1 << (keys & 7)).astype(np.uint8))
+        return bits
+
     def _is_known(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each item is known to its row: one binary search per item, all at once."""
+        """Whether each item is known to its row: a bit, or one binary search, all at once."""
+        bits = self._bitmap
+        if bits is None:
+            return self._search(rows, items)
+        keys = rows * self.n_items + items
+        found: NDArray[np.bool_] = (bits[keys >> 3] >> (keys & 7).astype(np.uint8)) & 1 == 1
+        return found
+
+    def _search(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
         assert self.known is not None
         low, high = self.known.offsets[rows].copy(), self.known.offsets[rows + 1].copy()
         stop = high.copy()
@@ -94,3 +148,16 @@ class NegativeSampler:
         found = low < stop
         found[found] = values[low[found]] == items[found]
         return found
+
+
+def _meeting(
+    lists: Ragged, chosen: NDArray[np.int64], values: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the chosen rows of `lists` have one of `values`: places in `chosen` and in `values`."""
+    taken = lists.take(chosen)
+    size = 1 + max(int(taken.values.max(initial=0)), int(values.max(initial=0)))
+    place = np.full(size, -1, np.int64)
+    place[values] = np.arange(len(values))
+    found = place[taken.values]
+    hits = np.flatnonzero(found >= 0)
+    return taken.row_index()[hits], found[hits]

@@ -117,6 +117,11 @@ class APR(Plugin):
                 f"triples, which {type(self).__name__} would leave out; bpr-mf and lightgcn have "
                 "none"
             )
+        if self.base.shares_negatives:
+            raise ConfigError(
+                "setting 'base_settings': negatives='shared' gives a negative's row to every user "
+                f"of the batch, so it has no shift of its own; {type(self).__name__} needs 'own'"
+            )
         shared = [entry.name for entry in dataclasses.fields(GradientConfig)]
         training = {name: getattr(config, name) for name in shared}
         self.base.config = dataclasses.replace(self.base.config, **training)

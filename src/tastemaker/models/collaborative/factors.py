@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -154,6 +155,11 @@ class PairwiseFactors(Factors):
         batches = PairBatches.of(data, config.batch_size, num_negatives=config.num_negatives)
         return [Objective("bpr", self.loss, batches, config.optimizer())]
 
+    @property
+    def shares_negatives(self) -> bool:
+        """Whether the positives of a batch have the same negatives, [K] in place of [B, K]."""
+        return False
+
     def propagated(self) -> tuple[Tensor, Tensor]:
         """The vectors of all users [n_users, W] and items [N, W] that scores come from."""
         return self.user_embedding.weight, self.item_embedding.weight
@@ -162,13 +168,17 @@ class PairwiseFactors(Factors):
         """The rows of `propagated` of a batch of triples.
 
         Args:
-            batch: rows `users` and `positives` [B] and `negatives` [B, K], int64.
+            batch: rows `users` and `positives` [B] and `negatives` [B, K], or [K] if shared, int64.
 
         Returns:
-            [B, W], [B, W] and [B, K, W] float.
+            [B, W], [B, W] and [B, K, W], or [K, W], float.
         """
         users, items = self.propagated()
-        return users[batch["users"]], items[batch["positives"]], items[batch["negatives"]]
+        return (  # not by indexing, whose gradient several threads add up in any order
+            F.embedding(batch["users"], users),
+            F.embedding(batch["positives"], items),
+            F.embedding(batch["negatives"], items),
+        )
 
     def triple_loss(
         self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Batch

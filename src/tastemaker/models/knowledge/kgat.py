@@ -305,7 +305,8 @@ class KGAT(GraphFactors):
         """TransR on the edges of a batch (`heads`, `relations`, `tails`, `corrupted`, all [B])."""
         relations = batch["relations"]
         ends = torch.cat([batch[name] for name in ("heads", "tails", "corrupted")])
-        projected = project(self._nodes()[ends], relations.repeat(3), self.projections)
+        nodes = F.embedding(ends, self._nodes())
+        projected = project(nodes, relations.repeat(3), self.projections)
         heads, tails, corrupted = projected.chunk(3)  # [B, K] each
         steps = self.relation_embedding(relations)
         ranking = transr_loss(

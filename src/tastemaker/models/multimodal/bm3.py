@@ -105,7 +105,11 @@ class BM3(MultimodalFactors):
     def batch_vectors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The rows of `representations` of a batch; negatives, if it has any, are not looked at."""
         users, items = self.representations()
-        return users[batch["users"]], items[batch["positives"]], items[batch["negatives"]]
+        return (
+            F.embedding(batch["users"], users),
+            F.embedding(batch["positives"], items),
+            F.embedding(batch["negatives"], items),
+        )
 
     def triple_loss(
         self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Batch
@@ -133,8 +137,8 @@ class BM3(MultimodalFactors):
     def loss(self, batch: Batch) -> Loss:
         """The terms of a batch, and the Frobenius norms of all vectors over the number of items."""
         users, items = self.representations()
-        negatives = items[batch["negatives"]]
-        terms = self.triple_loss(users[batch["users"]], items[batch["positives"]], negatives, batch)
+        rows = F.embedding(batch["users"], users), F.embedding(batch["positives"], items)
+        terms = self.triple_loss(*rows, F.embedding(batch["negatives"], items), batch)
         norms = (users.norm() + items.norm()) / len(items)
         return Loss(terms.value + self.config.norm_weight * norms, terms.weight, terms.parts)
 
