@@ -106,7 +106,7 @@ QUESTION = Question(
         Side("bare", bare),
         Side("implicit", "implicit_lists.py", "n2"),
         Side("RecBole", "recbole_evaluation.py", "n1", {"eval_rows": 4096}, rounds=1),
-        Side("RecBole, 256", "recbole_evaluation.py", "n1", {"eval_rows": None}),
+        Side("RecBole, 256", "recbole_evaluation.py", "n1", {"eval_rows": None}, rounds=1),
     ],
     targets=[
         Target("full ranking", RATE, "RecBole", at_least=10),

@@ -43,7 +43,7 @@ QUESTION = Question(
     sides=[
         Side("ours", ours),
         Side("implicit", "implicit_als.py", "n2"),
-        Side("LensKit", "lenskit_als.py", "n2"),
+        Side("LensKit", "lenskit_als.py", "n2", rounds=1),
     ],
     targets=[
         Target("iALS", "interactions_per_second", "implicit", at_least=1.0),
