@@ -106,6 +106,7 @@ QUESTION = Question(
         *(Target("split", f"{name}_seconds", at_most=3, side="reopened") for name in SPLITS),
     ],
     prepare=prepare,
+    rounds=2,
     quick={"rows": 200_000},
 )
 

@@ -115,6 +115,7 @@ QUESTION = Question(
         Target("full ranking", RATE, "bare", at_least=1 / 1.5),
     ],
     prepare=prepare,
+    rounds=2,
     quick={"n_users": 1024, "n_items": 2_000},
 )
 

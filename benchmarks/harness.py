@@ -49,6 +49,7 @@ __all__ = ["Case", "Curve", "Numbers", "Question", "Side", "Target"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} - set(os.environ)  # our package chooses for itself
 QUICK = ROOT / "runs" / "benchmarks"
 MACHINE = ("processor", "cores", "memory_bytes", "gpu", "platform", "python")
 
@@ -417,7 +418,8 @@ def environment(threads: int) -> dict[str, str]:
     libraries = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
     limits = {f"{name}_NUM_THREADS": str(threads) for name in libraries}
     limits["POLARS_MAX_THREADS"] = str(threads)
-    return {**os.environ, **limits}
+    inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
+    return {**inherited, **limits}
 
 
 def peer_command(side: Side) -> list[str]:

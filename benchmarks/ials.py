@@ -52,6 +52,7 @@ QUESTION = Question(
         Target("iALS, quality", "ndcg@10", "LensKit"),
     ],
     prepare=exported,
+    rounds=2,
     quick={"data": "ml-100k", "split": "leave-one-out:valid=0", "epochs": 2},
 )
 

@@ -35,6 +35,7 @@ QUESTION = Question(
     sides=[Side("ours", ours), Side("RecBole", "recbole_lightgcn.py", "n1")],
     targets=[Target("LightGCN", "targets_per_second", "RecBole", at_least=3)],
     prepare=exported,
+    rounds=2,
     quick={"seconds": 1, "warm": 0.5, "data": "ml-100k", "split": "leave-one-out:valid=0"},
 )
 

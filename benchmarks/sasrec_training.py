@@ -58,6 +58,7 @@ QUESTION = Question(
         Target("SASRec training in float32", RATE, "RecTools", side="ours, float32"),
     ],
     prepare=exported,
+    rounds=2,
     quick={"seconds": 2, "warm": 2, "rows": 128},
 )
 

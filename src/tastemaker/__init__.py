@@ -14,8 +14,9 @@ Names are imported when they are first used, so that importing the package costs
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
+
+from tastemaker.waiting import choose_waiting
 
 if TYPE_CHECKING:
     from tastemaker.data import Dataset, split
@@ -40,9 +41,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Waiting threads that spin starve the working ones where cores are shared: a training beside two
-# other processes ran four times slower so. Read by OpenMP when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+choose_waiting()
 
 _HOMES = {
     "Dataset": ("tastemaker.data", "Dataset"),

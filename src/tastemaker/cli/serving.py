@@ -9,6 +9,7 @@ import typer
 
 from tastemaker.cli.options import Device, Quiet
 from tastemaker.console import is_quiet, say, set_quiet
+from tastemaker.waiting import sleep_at_once
 
 __all__ = ["serve"]
 
@@ -28,6 +29,7 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Serve finished runs over HTTP, with live events and a page."""
+    sleep_at_once()
     from tastemaker.serving.server import configured, run_server
 
     set_quiet(quiet or is_quiet())

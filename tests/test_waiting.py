@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from tastemaker import waiting
+from tastemaker.waiting import choose_waiting, sleep_at_once
+
+
+@pytest.fixture
+def running(monkeypatch, tmp_path):
+    """Say how many threads run on a machine of four cores."""
+    source = tmp_path / "loadavg"
+    look = waiting._others_running
+    monkeypatch.setattr(waiting, "_others_running", lambda: look(source))
+    monkeypatch.setattr(waiting.os, "cpu_count", lambda: 4)
+    return lambda count: source.write_text(f"1.00 0.50 0.25 {count}/345 6789\n")
+
+
+def test_threads_spin_on_free_cores(running):
+    running(1)
+    environment = {}
+    choose_waiting(environment)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+    sleep_at_once(environment)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_threads_sleep_beside_others(running):
+    running(2)
+    environment = {}
+    choose_waiting(environment)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_threads_sleep_where_nobody_says_who_runs(running):
+    environment = {}
+    choose_waiting(environment)  # there is no such file
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_what_the_user_set_stays(running, given):
+    running(1)
+    environment = dict(given)
+    choose_waiting(environment)
+    sleep_at_once(environment)
+    assert environment == given
