@@ -8,16 +8,20 @@ from tastemaker.waiting import choose_waiting, sleep_at_once
 
 @pytest.fixture
 def running(monkeypatch, tmp_path):
-    """Say how many threads run on a machine of four cores."""
-    source = tmp_path / "loadavg"
+    """Say how many threads run on a machine of four cores, two of them ours."""
     look = waiting._others_running
-    monkeypatch.setattr(waiting, "_others_running", lambda: look(source))
+    monkeypatch.setattr(waiting, "_others_running", lambda: look(tmp_path))
     monkeypatch.setattr(waiting.os, "cpu_count", lambda: 4)
-    return lambda count: source.write_text(f"1.00 0.50 0.25 {count}/345 6789\n")
+    for number, state in enumerate("RSR"):
+        task = tmp_path / "self" / "task" / str(number)
+        task.mkdir(parents=True)
+        (task / "stat").write_text(f"{number} (a (b) c) {state} 1 2 3\n")
+    loads = "1.00 0.50 0.25 {}/345 6789\n"
+    return lambda count: (tmp_path / "loadavg").write_text(loads.format(count))
 
 
 def test_threads_spin_on_free_cores(running):
-    running(1)
+    running(2)
     environment = {}
     choose_waiting(environment)
     assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
@@ -26,7 +30,7 @@ def test_threads_spin_on_free_cores(running):
 
 
 def test_threads_sleep_beside_others(running):
-    running(2)
+    running(3)
     environment = {}
     choose_waiting(environment)
     assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -40,7 +44,7 @@ def test_threads_sleep_where_nobody_says_who_runs(running):
 
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_what_the_user_set_stays(running, given):
-    running(1)
+    running(2)
     environment = dict(given)
     choose_waiting(environment)
     sleep_at_once(environment)

@@ -38,10 +38,20 @@ def sleep_at_once(environment: MutableMapping[str, str] = os.environ) -> None:
         del environment["GOMP_SPINCOUNT"]
 
 
-def _others_running(source: Path = Path("/proc/loadavg")) -> float:
-    """How many threads run or could, but for this one."""
+def _others_running(proc: Path = Path("/proc")) -> float:
+    """How many threads of other processes run or could."""
     try:
-        looks = [int(source.read_text().split()[3].split("/")[0]) - 1 for _ in range(_LOOKS)]
+        looks = [_running(proc) - _own_running(proc) for _ in range(_LOOKS)]
     except (OSError, IndexError, ValueError):
         return float("inf")
     return max(min(looks), 0)
+
+
+def _running(proc: Path) -> int:
+    return int((proc / "loadavg").read_text().split()[3].split("/")[0])
+
+
+def _own_running(proc: Path) -> int:
+    """Threads of this process that run; those of a matrix library do for a while after import."""
+    states = [task.read_text() for task in (proc / "self" / "task").glob("*/stat")]
+    return sum(state.rpartition(")")[2].split()[0] == "R" for state in states)
