@@ -2,7 +2,7 @@
 
 Width 64, float32: the table takes 256 MB, Adam's two averages twice as much, and none of the losses
 may hold a score for every target and item. `ratio` is what the process held at most beyond what it
-held before the model was made, over the three tables.
+held after the same work on a thousand items, with all libraries loaded, over the three tables.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def random_log(n_items: int) -> TrainingSet:
 
 
 def ours(given: SimpleNamespace) -> Numbers:
-    data = random_log(given.items)
-    before = peak_memory("VmRSS")
     settings = {"hidden_size": WIDTH, "max_length": LENGTH, **LOSSES[given.case.split(",")[0]]}
+    few, data = random_log(1_000), random_log(given.items)
+    training_rate(created("sasrec", few, settings, given.seed), few, seconds=1.0, warm=0.5)
+    before = peak_memory("VmRSS")
     model = created("sasrec", data, settings, given.seed)
     rate = training_rate(model, data, seconds=given.seconds, warm=given.seconds / 4)
     tables = 3 * 4 * WIDTH * given.items
@@ -50,7 +51,14 @@ QUESTION = Question(
         for items in (250_000, 1_000_000)
     ],
     sides=[Side("ours", ours)],
-    targets=[Target("memory of a million items", "ratio", at_most=2.0)],
+    targets=[
+        Target(
+            "memory of a million items",
+            "ratio",
+            at_most=2.0,
+            cases=[f"{loss}, 1,000,000" for loss in LOSSES],
+        )
+    ],
     rounds=1,
     quick={"items": 50_000, "seconds": 3.0},
 )
