@@ -110,7 +110,7 @@ QUESTION = Question(
     ],
     targets=[
         Target("full ranking", RATE, "RecBole", at_least=10),
-        Target("full ranking", RATE, "RecBole, 256"),
+        Target("full ranking", RATE, "RecBole, 256", at_least=10),
         Target("full ranking", RATE, "implicit", at_least=1.0),
         Target("full ranking", RATE, "bare", at_least=1 / 1.5),
     ],

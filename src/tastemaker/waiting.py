@@ -2,7 +2,7 @@
 
 A thread that sleeps at the end of a parallel region takes longer to wake than most of our regions
 take to compute; one that spins keeps the core from whoever else wants it, the thread it waits for
-among them. On two free cores a millisecond of spinning makes SASRec train 1.6 times and BPR-MF
+among them. On two free cores a millisecond of spinning makes SASRec train 1.4 times and BPR-MF
 twice as fast as sleeping; on two cores that others use too, BPR-MF takes five times as long.
 """
 

@@ -82,7 +82,10 @@ class ItemKNN(ItemToItem):
         log = Cooccurrence(data.matrix())
         threads = 1 if log.is_dense else torch.get_num_threads()
         found = []
-        with ThreadPoolExecutor(threads) as pool, Progress("item-knn", self.n_items) as progress:
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            Progress("item-knn", self.n_items, unit="items") as progress,
+        ):
             for some in pool.map(lambda items: self._nearest(log, items), log.blocks()):
                 found.append(some)
                 progress.advance(len(some[0]))
