@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ def _read(source: Source, columns: Mapping[Any, _Maker]) -> tuple[dict[Any, Any]
             wants[column.name] = want if wants.get(column.name, want) is want else Want.TEXT
         n_rows = 0
         try:
-            for batch in source.batches(wants, as_text=as_text):
+            for batch in _ahead(source.batches(wants, as_text=as_text)):
                 place = _from_row(source, n_rows)
                 for column in building.values():
                     column.add(batch.column(column.name), place)
@@ -152,6 +153,15 @@ def _read(source: Source, columns: Mapping[Any, _Maker]) -> tuple[dict[Any, Any]
             finished[key] = building.pop(key).finish()
         return finished, n_rows
     raise AssertionError("whatever a text file holds can be read as text")
+
+
+def _ahead(blocks: Iterator[Any]) -> Iterator[Any]:
+    """The blocks in order; while one is worked on, a thread reads the next."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 def _from_row(source: Source, first: int) -> Place:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,15 @@ _BLOCK = 1 << 20  # rows; temporaries of a block stay in the cache
 def gather(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     """values[rows] without a copy of `rows` as int64, which NumPy would make of the whole."""
     gathered = np.empty(len(rows), values.dtype)
-    for start in range(0, len(rows), _BLOCK):
+
+    def fill(start: int) -> None:
         gathered[start : start + _BLOCK] = values[rows[start : start + _BLOCK]]
+
+    if len(rows) <= _BLOCK:
+        fill(0)
+        return gathered
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy gathers without Python's lock
+        list(pool.map(fill, range(0, len(rows), _BLOCK)))
     return gathered
 
 
