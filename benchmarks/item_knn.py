@@ -9,6 +9,8 @@ from measuring import created, dealt, exported, ndcg, seconds_of
 
 
 def ours(given: SimpleNamespace) -> Numbers:
+    import scipy.sparse  # noqa: F401 - the peers have it before their clocks start
+
     from tastemaker.training import fit
 
     split = dealt(given)

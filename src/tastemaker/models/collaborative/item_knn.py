@@ -95,9 +95,10 @@ class ItemKNN(ItemToItem):
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(near.dtype)
         by_scored = csr_array((weights, near, offsets), shape=(len(scored), self.n_items))
         by_near = by_scored.tocsc()  # by the item of the history
+        rows = torch.from_numpy(by_near.indices)
         return {
             "offsets": torch.from_numpy(by_near.indptr.astype(np.int64)),
-            "scored": torch.from_numpy(scored[by_near.indices]),
+            "scored": torch.from_numpy(scored).index_select(0, rows),
             "weights": torch.from_numpy(by_near.data.astype(np.float32)),
             "counts": torch.from_numpy(data.item_counts().astype(np.float32)),
         }
