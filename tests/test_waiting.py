@@ -36,6 +36,14 @@ def test_threads_sleep_beside_others(running):
     assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def test_who_runs_for_a_moment_only_does_not_count(running, monkeypatch):
+    running(3)
+    monkeypatch.setattr(waiting.time, "sleep", lambda seconds: running(2))
+    environment = {}
+    choose_waiting(environment)
+    assert "GOMP_SPINCOUNT" in environment
+
+
 def test_threads_sleep_where_nobody_says_who_runs(running):
     environment = {}
     choose_waiting(environment)  # there is no such file

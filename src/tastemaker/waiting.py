@@ -9,6 +9,7 @@ twice as fast as sleeping; on two cores that others use too, BPR-MF takes five t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ __all__ = ["choose_waiting", "sleep_at_once"]
 _CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _SPINS = "20000"  # about a millisecond; GNU's own default is fifteen times as long
 _LOOKS = 3  # at who runs, the least of which counts
+_PAUSE = 0.002  # seconds from one look to the next: the kernel's own threads are done by then
 _LOADED = 0.25  # threads of others that run, a core, from which on waiting threads sleep
 
 
@@ -39,12 +41,18 @@ def sleep_at_once(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _others_running(proc: Path = Path("/proc")) -> float:
-    """How many threads of other processes run or could."""
-    try:
-        looks = [_running(proc) - _own_running(proc) for _ in range(_LOOKS)]
-    except (OSError, IndexError, ValueError):
-        return float("inf")
-    return max(min(looks), 0)
+    """How many threads of other processes run or could; the first look at none is the last."""
+    fewest = float("inf")
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE)
+        try:
+            fewest = min(fewest, max(_running(proc) - _own_running(proc), 0))
+        except (OSError, IndexError, ValueError):
+            return float("inf")
+        if not fewest:
+            break
+    return fewest
 
 
 def _running(proc: Path) -> int:

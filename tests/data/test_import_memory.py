@@ -1,11 +1,10 @@
-"""Import keeps to its time and memory, and a stored data set opens at once."""
+"""Import keeps to its memory; how long it takes is asked by benchmarks/csv_to_dataset.py."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from tastemaker.data import Dataset
 ROWS = 4_000_000
 
 IMPORT = """
-import json, re, sys, time
+import json, re, sys
 import scipy.sparse
 from tastemaker.data import import_files
 
@@ -27,12 +26,10 @@ def memory(field):
     return int(re.search(field + r":\\s+(\\d+) kB", status).group(1)) * 1024
 
 base = memory("VmRSS")
-start = time.process_time()
 data = import_files(sys.argv[1], user="user", item="item", label="rating", timestamp="timestamp")
 data.save(sys.argv[2])
-seconds = time.process_time() - start
 columns = data.interactions.nbytes
-print(json.dumps({"cpu": seconds, "peak": memory("VmHWM") - base, "columns": columns}))
+print(json.dumps({"peak": memory("VmHWM") - base, "columns": columns}))
 """
 
 
@@ -51,14 +48,10 @@ def test_four_million_rows(tmp_path: Path) -> None:
     command = [sys.executable, "-c", IMPORT, str(tmp_path / "log.csv"), str(tmp_path / "stored")]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     figures = json.loads(output.splitlines()[-1])
-    # twenty million rows may take 12 seconds on two cores; here processor time counts, as tests
-    # run beside each other, and the reader's fixed memory weighs more than in a large file
-    assert figures["cpu"] <= 24 * ROWS / 20_000_000
+    # the reader's fixed memory weighs more than in a large file
     assert figures["peak"] <= 3 * figures["columns"] + (150 << 20)
 
-    start = time.perf_counter()
     stored = Dataset.open(tmp_path / "stored")
     assert stored.column("item").shape == (ROWS,)
-    assert time.perf_counter() - start < 0.2
     users, times = stored.column("user").astype(np.int64), stored.column("timestamp")
     assert np.all(np.diff(users * 10**10 + times) >= 0)
