@@ -1,12 +1,12 @@
 """SASRec: seconds of training until NDCG@10 has a level on the validation and the test part.
 
-The level is .17 on MovieLens-1M and .085 on MovieLens-100K. Ours trains with its preset or defaults
-and is asked after each epoch, which is not counted. RecTools has the same width, blocks, heads and
-length and its own defaults otherwise, is asked for the test part alone, and is given `cap` seconds.
-Where that is not enough, `reached` is 0 and its `seconds` are a lower bound: those of an epoch times
-`epochs`, after which it was below the level when it was given the time. On MovieLens-1M it had .0191
-after 3 epochs, .0982 after 7, .1360 after 11 and .1499 after 14, which took 1,504 seconds. `ndcg@10`
-is what the test part has when the clock stops.
+The level is .17 on MovieLens-1M and .085 on MovieLens-100K. Ours trains with its preset or
+defaults and is asked after each epoch, which is not counted. RecTools has the same width, blocks,
+heads and length and its own defaults otherwise, is asked for the test part alone, and is given
+`cap` seconds. Where that is not enough, `reached` is 0 and its `seconds` are a lower bound: those
+of an epoch times `epochs`, after which it was below the level when it was given the time. On
+MovieLens-1M it had .0192 after 3 epochs, .0982 after 7, .1361 after 11 and .1499 after 14, which
+took 1,504 seconds. `ndcg@10` is what the test part has when the clock stops.
 """
 
 from __future__ import annotations
