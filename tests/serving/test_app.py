@@ -285,18 +285,20 @@ def test_a_run_is_exchanged_without_a_failed_request(served, folders, tmp_path):
     shutil.copytree(folders["popularity"], tmp_path / "runs" / "newer")
     first = LoadedRun.open("main", tmp_path / "runs" / "current", device="cpu")
     client = served({"main": first})
-    codes, stop = [], threading.Event()
+    codes, asked, stop = [], threading.Event(), threading.Event()
 
     def ask():
         while not stop.is_set():
             codes.append(client.post("/recommend", json={"user": "u3"}))
+            asked.set()
 
     asking = threading.Thread(target=ask)
     asking.start()
+    assert asked.wait(60)
     done = client.post("/models/main/reload", json={"run": "newer"})
-    time.sleep(0.2)
     stop.set()
     asking.join()
+    codes.append(client.post("/recommend", json={"user": "u3"}))
     assert done.json()["method"] == "popularity"
     assert {answer.status_code for answer in codes} == {200}
     assert {answer.json()["run"] for answer in codes} == {"current", "newer"}
