@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["event_order", "gather", "user_offsets"]
 
 _BLOCK = 1 << 20  # rows; temporaries of a block stay in the cache
+_THREADS = min(os.cpu_count() or 1, 8)  # more wait for the memory, and each holds a block's rows
 
 
 def gather(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
@@ -24,7 +25,7 @@ def gather(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     if len(rows) <= _BLOCK:
         fill(0)
         return gathered
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy gathers without Python's lock
+    with ThreadPoolExecutor(_THREADS) as pool:  # NumPy gathers without Python's lock
         list(pool.map(fill, range(0, len(rows), _BLOCK)))
     return gathered
 
