@@ -161,10 +161,19 @@ class Question:
         parser.add_argument("--rounds", type=int, default=self.rounds)
         parser.add_argument("--threads", type=int, default=os.cpu_count())
         parser.add_argument("--seed", type=int, default=0)
-        parser.add_argument("--case", action="append", help="only this case; may be repeated")
-        parser.add_argument("--side", action="append", help="only this side; may be repeated")
+        for option, known in (("case", self.cases), ("side", self.sides)):
+            parser.add_argument(
+                f"--{option}",
+                action="append",
+                choices=[one.name for one in known],
+                metavar=option.upper(),
+                help=f"only this {option}; may be repeated",
+            )
         parser.add_argument("--quick", action="store_true", help="one small round, for the paths")
-        return _Running(self, Path(sys.argv[0]).resolve(), parser.parse_args()).run()
+        options = parser.parse_args()
+        if options.rounds < 1:
+            parser.error(f"--rounds is {options.rounds}; a side runs once at least")
+        return _Running(self, Path(sys.argv[0]).resolve(), options).run()
 
     def _work(self, name: str, given: Mapping[str, Any]) -> None:
         """In a process of its own: prepare a case, or do a side's work and print its numbers."""

@@ -173,6 +173,23 @@ def test_a_quick_run_leaves_out_what_is_not_quick(harness, monkeypatch, tmp_path
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--case", "smal"], "invalid choice: 'smal' (choose from"),
+        (["--side", "peer"], "invalid choice: 'peer' (choose from"),
+        (["--rounds", "0"], "a side runs once at least"),
+    ],
+)
+def test_what_would_answer_nothing_is_refused(
+    options, said, harness, monkeypatch, tmp_path, capsys
+):
+    with pytest.raises(SystemExit, match="2"):
+        answered(harness, monkeypatch, tmp_path, *options)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_broken_side_fails_and_the_others_are_kept(harness, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         answered(harness, monkeypatch, tmp_path, script=SCRIPT.replace('cases=("none",)', ""))
